@@ -36,7 +36,7 @@ from zray.base.ids import (
 from zray.base.version import __version__
 from zray.core.runtime_context import get_runtime_context
 from zray.handles.connection import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE
-from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
+from zray.handles.refs import DynamicObjectRefGenerator, MapRefs, ObjectRef, ObjectRefGenerator
 from zray.handles.remote import method
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ __all__ = [
     "ActorID",
     "ClientBuilder",
     "FunctionID",
+    "DynamicObjectRefGenerator",
     "JobID",
     "LOCAL_MODE",
     "LoggingConfig",

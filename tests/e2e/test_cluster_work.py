@@ -184,6 +184,26 @@ def test_big_values_cross_between_nodes_both_ways_and_once_more(pair):
 # ------------------------------------------------------------ actors
 
 
+def test_wait_brings_what_is_ready_unless_it_is_not_to(pair):
+    here, there = (node.node_id for node in pair)
+
+    @ray.remote(resources=THERE)
+    def make(value):
+        return np.full(1_000_000, value, dtype=np.uint8)
+
+    def nodes(ref):
+        return set(ray.experimental.get_object_locations([ref])[ref]["node_ids"])
+
+    refs = [make.remote(i) for i in range(3)]
+    for ref in refs:
+        ready, _ = ray.wait([ref], fetch_local=False, timeout=60)
+        assert ready == [ref] and nodes(ref) == {there}
+    assert ray.wait(refs[:2], num_returns=2, timeout=60) == (refs[:2], [])
+    until(lambda: nodes(refs[0]) == nodes(refs[1]) == {here, there}, "both are on this node")
+    until(lambda: ray.wait([refs[2]], timeout=0)[0] == [refs[2]], "it comes while wait only looks")
+    assert [int(array[0]) for array in ray.get(refs)] == [0, 1, 2]
+
+
 def test_actors_of_the_other_node_keep_state_have_names_and_are_called_from_both(pair):
     actor = Counter.options(name="till", resources=THERE, num_cpus=0).remote()
     assert ray.get(actor.add.remote()) == 1

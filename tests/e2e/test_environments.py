@@ -291,6 +291,13 @@ def test_the_user_may_keep_cuda_visible_devices_for_himself(fresh, monkeypatch):
     assert ray.get(task.options(num_gpus=0, **hidden).remote()) == ([], "")
 
 
+def test_the_worker_of_a_task_with_gpus_ends_after_it_unless_max_calls_is_given(fresh):
+    ray.init(num_cpus=4, num_gpus=2)
+    once, kept = ray.remote(num_gpus=0.5)(os.getpid), ray.remote(num_gpus=0.5, max_calls=0)(os.getpid)
+    assert len({ray.get(once.remote()) for _ in range(3)}) == 3
+    assert len({ray.get(kept.remote()) for _ in range(3)}) == 1
+
+
 @pytest.mark.parametrize("ids", ["2,3", "GPU-aaa,GPU-bbb", "7, 5 ,1,-1,9"])
 def test_the_drivers_cuda_visible_devices_names_the_gpus_that_are_handed_out(fresh, monkeypatch, ids):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
@@ -247,3 +248,83 @@ def test_exceptions_are_values_like_any_other():
     assert (given.code, given.args) == (1, ("argument",))
     assert ray.get(ray.put({"error": Status("put", code=2)}))["error"].code == 2
     assert [error.code for error in ray.get(batch.map([Status("m", code=3)]))[0][1:]] == [404, 3]
+
+
+# ---------------------------------------------------------------- failed arguments
+
+
+FAILED_ARGUMENT = "At least one of the input arguments for this task could not be computed:"
+
+
+@ray.remote
+def use(*values):
+    return 1
+
+
+@ray.remote
+def bad():
+    raise ValueError("seven")
+
+
+def test_a_task_with_a_failed_argument_names_each_level_and_the_cause_last():
+    with pytest.raises(exceptions.RayTaskError) as caught:
+        ray.get(use.remote(use.remote(1, bad.remote())))
+    text = str(caught.value)
+    assert "ray::use()" in text.splitlines()[0]
+    assert text.count(FAILED_ARGUMENT) == 2 and text.count("ray::use()") == 2
+    assert text.rstrip().endswith("ValueError: seven")
+    assert isinstance(caught.value, ValueError) and str(caught.value.cause) == "seven"
+
+
+def test_a_call_with_a_failed_argument_fails_in_the_same_way():
+    @ray.remote
+    class Actor:
+        def use(self, value):
+            return value
+
+    actor = Actor.remote()
+    with pytest.raises(exceptions.RayTaskError, match=FAILED_ARGUMENT) as caught:
+        ray.get(actor.use.remote(bad.remote()))
+    assert isinstance(caught.value, ValueError) and "ray::Actor.use()" in str(caught.value)
+    assert ray.get(actor.use.remote(2)) == 2
+
+
+def test_the_error_of_a_crashed_argument_is_a_task_error_too():
+    @ray.remote(max_retries=0)
+    def crash():
+        os._exit(1)
+
+    crashed = crash.remote()
+    with pytest.raises(exceptions.WorkerCrashedError) as caught:
+        ray.get(crashed)
+    assert not isinstance(caught.value, exceptions.RayTaskError)
+    with pytest.raises(exceptions.RayTaskError, match=FAILED_ARGUMENT) as caught:
+        ray.get(use.remote(crashed))
+    assert isinstance(caught.value, exceptions.WorkerCrashedError)
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert str(copied) == str(caught.value) and isinstance(copied, exceptions.WorkerCrashedError)
+
+
+def test_an_actor_whose_argument_failed_says_so():
+    @ray.remote
+    class Actor:
+        def __init__(self, value):
+            pass
+
+        def ping(self):
+            pass
+
+    with pytest.raises(exceptions.ActorDiedError, match="because of an error raised in its creation task") as caught:
+        ray.get(Actor.remote(bad.remote()).ping.remote())
+    assert FAILED_ARGUMENT in str(caught.value) and "seven" in str(caught.value)
+    assert caught.value.actor_init_failed
+
+
+@pytest.mark.zray_only
+def test_a_long_chain_of_failed_arguments_keeps_its_ends():
+    ref = bad.remote()
+    for _ in range(2000):
+        ref = use.remote(ref)
+    with pytest.raises(ValueError) as caught:
+        ray.get(ref)
+    assert str(caught.value).count(FAILED_ARGUMENT) == 16 and "seven" in str(caught.value)

@@ -212,7 +212,39 @@ def test_the_locations_of_objects_are_known():
     found = ray.experimental.get_object_locations([stored, small, pending])
     assert found[stored]["node_ids"] == [ray.nodes()[0]["NodeID"]]
     assert found[stored]["object_size"] >= 1_000_000 and found[stored]["did_spill"] is False
-    assert found[small]["node_ids"] == found[pending]["node_ids"] == []
+    assert found[small]["node_ids"] == found[stored]["node_ids"] and found[small]["object_size"] > 0
+    assert found[pending] == {"node_ids": [], "object_size": None, "did_spill": False}
+    assert ray.experimental.get_local_object_locations([stored, small, pending]) == found
     with pytest.raises(TypeError):
         ray.experimental.get_object_locations([stored, 3])
     ray.cancel(pending, force=True)
+
+
+@pytest.mark.zray_only
+def test_locations_do_not_start_a_session(fresh):
+    with pytest.raises(RuntimeError, match="init"):
+        ray.experimental.get_object_locations([])
+    assert not ray.is_initialized()
+
+
+OUT_OF_BAND = "RAY_allow_out_of_band_object_ref_serialization"
+
+
+def test_references_may_be_kept_out_of_functions_and_pickles(fresh, monkeypatch):
+    monkeypatch.setenv(OUT_OF_BAND, "0")
+    ray.init(num_cpus=1)
+    ref = ray.put(1)
+
+    @ray.remote
+    def captures():
+        return ray.get(ref)
+
+    @ray.remote
+    def pickles(box):
+        return ray.cloudpickle.dumps(box)
+
+    with pytest.raises(exceptions.OufOfBandObjectRefSerializationException):
+        ray.get(captures.remote())
+    with pytest.raises(exceptions.OufOfBandObjectRefSerializationException):
+        ray.get(pickles.remote([ref]))
+    assert ray.get(ray.get(ray.put([ref]))) == [1]

@@ -312,3 +312,19 @@ except ValueError:
         assert shown.count("REMOVED") == 2
     finally:
         zray("stop")
+
+
+def test_a_bundle_without_a_group_is_refused_at_the_call():
+    task = ray.remote(lambda: 1)
+    with pytest.raises(ValueError, match="If placement group is not set, the value of bundle index must be -1."):
+        task.options(placement_group_bundle_index=0).remote()
+    with pytest.raises(ValueError, match="If placement group is not set"):
+        ray.remote(type("Actor", (), {})).options(placement_group_bundle_index=0).remote()
+
+
+@pytest.mark.parametrize(("target", "strategy", "error"), [
+    ("ab" * 28, "PACK", "only works with STRICT_PACK"), ("zz", "STRICT_PACK", "Invalid hex ID"),
+    ("ab" * 27, "STRICT_PACK", "Invalid hex ID")])
+def test_a_soft_target_that_cannot_be_is_refused(target, strategy, error):
+    with pytest.raises(ValueError, match=error):
+        ray.util.placement_group([{"CPU": 1}], strategy=strategy, _soft_target_node_id=target)

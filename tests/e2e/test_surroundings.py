@@ -42,21 +42,23 @@ kept = ray.put(np.arange(100_000))
 refs = [ray.put(np.full(1 << 20, i, dtype=np.uint8)) for i in range(20)]
 assert [int(ray.get(ref)[7]) for ref in refs] == list(range(20))
 assert ray.get(f.remote(refs[3])) == 3 << 20
-try:
-    ray.put(np.zeros(1 << 25, dtype=np.uint8))
-except ray.exceptions.ObjectStoreFullError as error:
-    print(error)
+large = ray.put(np.full(1 << 25, 7, dtype=np.uint8))
+assert ray.get(f.remote(large)) == 7 << 25
 assert int(ray.get(kept)[-1]) == 99_999
+print("done")
 """)
-    assert "does not fit" in done.stdout
+    assert "done" in done.stdout
 
 
-def test_a_shared_memory_that_fills_up_is_a_clear_error_and_what_was_stored_stays(tmp_path, session_root):
-    done = with_shm(tmp_path, "mount -t tmpfs -o size=48m tmpfs /dev/shm", """
+def test_a_shared_memory_and_a_disk_that_fill_up_are_a_clear_error_and_what_was_stored_stays(tmp_path, session_root):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=48m tmpfs /dev/shm && mount -t tmpfs -o size=8m tmpfs {disk}"
+    done = with_shm(tmp_path, mount, f"DISK = {str(disk)!r}" + """
 import os
 import numpy as np
 import zray as ray
-ray.init(num_cpus=2, object_store_memory=32 << 20, _system_config={"store_full_wait_s": 0.5})
+ray.init(num_cpus=2, object_store_memory=32 << 20, _system_config={"spill_dir": DISK})
 kept = ray.put(np.arange(100_000))
 add = ray.remote(lambda x: x + 1)
 assert ray.get(add.remote(1)) == 2
@@ -67,25 +69,25 @@ with open("/dev/shm/fill", "wb", buffering=0) as file:
     except OSError:
         pass
 try:
-    ray.put(np.zeros(12 << 20, dtype=np.uint8))
-except ray.exceptions.ObjectStoreFullError as error:
+    ray.put(np.zeros(10 << 20, dtype=np.uint8))
+except ray.exceptions.OutOfDiskError as error:
     print(error)
-big = ray.remote(lambda: np.zeros(12 << 20, dtype=np.uint8))
+big = ray.remote(lambda: np.zeros(10 << 20, dtype=np.uint8))
 try:
     ray.get(big.remote())
-except ray.exceptions.ObjectStoreFullError as error:
+except ray.exceptions.OutOfDiskError as error:
     print("in the worker")
 assert int(ray.get(kept)[-1]) == 99_999
 assert ray.get(add.remote(2)) == 3
 os.unlink("/dev/shm/fill")
 while True:  # the store looks again every few seconds
     try:
-        assert ray.get(big.remote()).nbytes == 12 << 20
+        assert ray.get(big.remote()).nbytes == 10 << 20
         break
-    except ray.exceptions.ObjectStoreFullError:
+    except ray.exceptions.OutOfDiskError:
         pass
 """)
-    assert "/dev/shm" in done.stdout
+    assert "The disk for spilled objects is full" in done.stdout
     assert "in the worker" in done.stdout
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from tests.e2e.target import exceptions, ray
+from tests.e2e.target import IS_ZRAY, exceptions, ray, until
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +266,62 @@ def test_max_calls_replaces_the_worker():
         return os.getpid()
 
     assert len(set(ray.get([pid.remote() for _ in range(4)]))) == 4
+
+
+def test_a_worker_that_reached_max_calls_stays_while_its_tasks_and_objects_are_needed(gate):
+    @ray.remote
+    def slow():
+        gate.wait()
+        return 7
+
+    @ray.remote(max_calls=1)
+    def parent():
+        return os.getpid(), [slow.remote()]
+
+    pid, refs = ray.get(parent.remote())
+    gate.wait_arrived()
+    gate.open()
+    assert ray.get(refs[0]) == 7
+    assert os.path.exists(f"/proc/{pid}")
+    del refs
+    until(lambda: not os.path.exists(f"/proc/{pid}"), "the worker ends")
+
+
+def test_a_fraction_above_one_of_a_whole_resource_is_refused_at_the_call():
+    for options in ({"num_gpus": 1.5}, {"resources": {"NPU": 2.5}}):
+        task = ray.remote(**options)(lambda: 1)
+        with pytest.raises(ValueError, match="whole numbers"):
+            task.remote()
+        actor = ray.remote(**options)(type("Actor", (), {}))
+        with pytest.raises(ValueError, match="whole numbers"):
+            actor.remote()
+
+
+def test_a_task_that_is_cancelled_in_get_raises_a_task_error_and_the_call_goes_on(gate):
+    @ray.remote
+    class Actor:
+        def slow(self):
+            gate.wait()
+            return 3
+
+    @ray.remote
+    def waits(box):
+        return ray.get(box[0])
+
+    call = Actor.remote().slow.remote()
+    waiting = waits.remote([call])
+    gate.wait_arrived()
+    until(lambda: _is_blocked(waiting), "the task waits in get")
+    ray.cancel(waiting)
+    with pytest.raises(exceptions.RayTaskError, match="TaskCancelledError"):
+        ray.get(waiting, timeout=30)
+    gate.open()
+    assert ray.get(call) == 3
+
+
+def _is_blocked(ref):
+    """Ray has no ``explain``: a while is enough there."""
+    return "waits in get" in ray.explain(ref) if IS_ZRAY else time.sleep(2) is None
 
 
 def test_a_task_knows_its_context():

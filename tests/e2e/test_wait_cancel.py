@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.e2e.target import exceptions, ray
+from tests.e2e.target import exceptions, ray, until
 
 
 @pytest.fixture(autouse=True)
@@ -264,3 +264,36 @@ def test_two_threads_may_wait_with_the_same_list_of_unready_references(gate):
     for thread in threads:
         thread.join(60)
     assert found == [3, 3]
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_a_cancelled_async_call_cancels_the_calls_and_tasks_below_it_if_asked(recursive, tmp_path):
+    @ray.remote
+    def nap():
+        (tmp_path / "runs").touch()
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            (tmp_path / "nap").touch()
+            raise
+
+    @ray.remote
+    class Link:
+        async def run(self, others):
+            try:
+                await (others[0].run.remote(others[1:]) if others else nap.remote())
+            except asyncio.CancelledError:
+                (tmp_path / f"call{len(others)}").touch()
+                raise
+
+    links = [Link.remote() for _ in range(3)]
+    ref = links[0].run.remote(links[1:])
+    until(lambda: (tmp_path / "runs").exists(), "the task at the end of the chain runs")
+    ray.cancel(ref, recursive=recursive)
+    with pytest.raises(exceptions.TaskCancelledError):
+        ray.get(ref, timeout=30)
+    wanted = {"runs", "call2", "call1", "call0", "nap"} if recursive else {"runs", "call2"}
+    until(lambda: {path.name for path in tmp_path.iterdir()} >= wanted, "all of them are cancelled")
+    assert {path.name for path in tmp_path.iterdir()} == wanted
+    for link in links:
+        ray.kill(link)

@@ -49,7 +49,7 @@ def pending(cluster, gate):
         "map": (get(mapped), [mapped._batch]),
         "wait": (wait, [each._record for each in refs]),
         "next": (lambda timeout: connected().next_of_stream(items._stream, timeout), [items._stream]),
-        "dynamic": (get(late), [late._stream])}
+        "dynamic": (get(late), [late._record])}
     gate.open()
     ray.get([ref, *refs])
 

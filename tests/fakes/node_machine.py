@@ -95,7 +95,8 @@ class MachineNode:
             scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}, node=NODE),
             config=Config(**settings), keep=cpus, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={},
-                store_report=dict, gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
+                store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
+                free_unheld=lambda objects: None))
         self.machine.start(self.now)
         self.take()
 

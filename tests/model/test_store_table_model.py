@@ -15,9 +15,11 @@ from zray.store.node.table import EVICTION_GRACE_S
 
 
 class StoreMachine(RuleBasedStateMachine):
+    overflow_bytes = 0
+
     def __init__(self) -> None:
         super().__init__()
-        self.harness = Harness(capacity=1024 * 1024, arena_step_bytes=256 * 1024)
+        self.harness = Harness(capacity=1024 * 1024, arena_step_bytes=256 * 1024, overflow_bytes=self.overflow_bytes)
         self.peers = [self.harness.join() for _ in range(2)]
         self.objects: dict[bytes, tuple[list, bytes, object, bool]] = {}  # oid -> value, content, owner, escaped
         self.views: list[tuple[object, memoryview, bytes]] = []
@@ -29,7 +31,7 @@ class StoreMachine(RuleBasedStateMachine):
     def pick_object(self, data):
         return data.draw(st.sampled_from(sorted(self.objects)), "object")
 
-    @rule(data=st.data(), nbytes=st.sampled_from([1, 100, 3000, 30_000, 200_000]), escaped=st.booleans())
+    @rule(data=st.data(), nbytes=st.sampled_from([1, 100, 3000, 30_000, 200_000, 1_500_000]), escaped=st.booleans())
     def put(self, data, nbytes, escaped):
         """One try: the answer may come later, or never."""
         peer = self.pick_peer(data)
@@ -69,7 +71,7 @@ class StoreMachine(RuleBasedStateMachine):
         if isinstance(found, memoryview):
             assert bytes(found) == content
         else:
-            assert found[1] == "store_full", found
+            assert found[1] == "store_full" or found[1] == "disk_full" and self.overflow_bytes, found
 
     @precondition(lambda self: self.views)
     @rule(data=st.data())
@@ -144,5 +146,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.harness.close()
 
 
+class OverflowMachine(StoreMachine):
+    """The same with a file behind the arena, for what memory cannot take."""
+
+    overflow_bytes = 8 * 1024 * 1024
+
+
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(max_examples=60, stateful_step_count=50)
+TestOverflow = OverflowMachine.TestCase
+TestOverflow.settings = settings(max_examples=60, stateful_step_count=50)

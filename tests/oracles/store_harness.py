@@ -51,7 +51,7 @@ class Peer:
 
 class Harness:
     def __init__(self, capacity: int = 4 * 1024 * 1024, node: bytes = b"", ports: dict[str, Any] | None = None,
-                 **settings: Any):
+                 overflow_bytes: int = 0, **settings: Any):
         self.now = 0.0
         self.to_nodes: deque[tuple[bytes, Any]] = deque()  # messages to other nodes
         self._joined = 0
@@ -59,11 +59,12 @@ class Harness:
         self.peers: dict[bytes, Peer] = {}
         self.loop: deque[Any] = deque()
         self.session = f"test-{os.getpid()}-{next(_sessions)}"
-        config = Config(**{"extent_bytes": 64 * 1024, "arena_step_bytes": 1024 * 1024, "workers_max": 8, **settings})
+        config = Config(**{"extent_bytes": 64 * 1024, "arena_step_bytes": 1024 * 1024, "workers_max": 8,
+                           "store_full_wait_s": 5.0, **settings})
         self.ends = Ends()
         self.service = StoreService.create(self.directory.name, self.session, capacity, self._send, self.loop.append,
                                            ends=self.ends, config=config, clock=lambda: self.now, node=node,
-                                           **(ports or {}))
+                                           overflow_bytes=overflow_bytes, **(ports or {}))
         self.spiller = self.service.spiller = SteppedSpiller(LocalFiles(os.path.join(self.directory.name, "spill")))
         self._oids = count(1)
 

@@ -79,8 +79,9 @@ class GroupClusterNode:
         self.machine = NodeMachine(
             incarnation=self.me, node={"NodeID": self.me.hex()}, names=cluster.names,
             scheduler=LocalScheduler(total, node=self.me), config=Config(), keep=1, ports=NodePorts(
-                ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={}, store_report=dict,
-                gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
+                ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={},
+                store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
+                free_unheld=lambda objects: None))
         groups = self.machine.groups
         groups.ports = replace(groups.ports, cluster_view=self.view, node_id=bytes.hex)
         self._tick_at: float | None = None

@@ -65,7 +65,8 @@ def test_a_message_has_one_handler(simulated):
 
 
 # What the simulator does not simulate: its store has no arena, and no extents are granted.
-STORE = {m.StoreGrant, m.StoreRefused, m.StoreRecall, m.StoreReclaimed, m.StoreRestored, m.StorePulling}
+STORE = {m.StoreCollect, m.StoreGrant, m.StoreRefused, m.StoreRecall, m.StoreReclaimed, m.StoreRestored,
+         m.StorePulling}
 
 
 def test_only_messages_of_the_stores_arena_are_left_out():

@@ -351,9 +351,26 @@ def test_as_completed_and_map_unordered(local):
 
 def test_inspect_serializability(capsys):
     assert ray.util.inspect_serializability(3) == (True, set())
-    good, culprits = ray.util.inspect_serializability({"a": [threading.Lock()]}, name="config")
-    assert not good and [c.path for c in culprits] == ["['a'][0]"]
+    lock = threading.Lock()
+    held = [lock]
+    good, culprits = ray.util.inspect_serializability({"a": held}, name="config")
+    (found,) = culprits
+    assert not good and found.path == ("['a']", "[0]") and found.name == "[0]"
+    assert found.obj is lock and found.parent is held and isinstance(found, ray.util.check_serialize.FailureTuple)
     assert "config -> ['a'][0] (a _thread.lock)" in capsys.readouterr().out
+
+
+def test_the_culprit_in_a_closure_has_its_name(capsys):
+    lock = threading.Lock()
+
+    def function():
+        return lock
+
+    good, (found,) = ray.util.inspect_serializability(function)
+    assert not good and found.obj is lock and found.name == "lock" and found.parent is function
+    with pytest.raises(TypeError, match="closure variable 'lock'"):
+        ray.cloudpickle.dumps_debug(function)
+    assert pickle.loads(ray.cloudpickle.dumps_debug([1])) == [1]
 
 
 @ray.remote

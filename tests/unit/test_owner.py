@@ -35,7 +35,8 @@ class Unused:
     def __call__(self, *_: Any) -> None:
         raise AssertionError("this port is not expected to be used")
 
-    pack_items = pick = pick_later = failure = __call__
+    none = b"none"
+    pack_items = pick = pick_later = failure = references = __call__
 
 
 class Owner:

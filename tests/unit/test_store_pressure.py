@@ -396,3 +396,64 @@ def test_threads_that_want_the_same_each_have_a_waiter_of_their_own(harness):
     assert first.waiter is not second.waiter
     harness.settle()
     assert first.waiter.done and second.waiter.done
+
+
+# ---------------------------------------------------------------- what does not fit into memory
+
+
+@pytest.fixture
+def overflowing():
+    harness = Harness(overflow_bytes=64 * MIB)
+    yield harness
+    harness.close()
+
+
+def on_disk(harness) -> int:
+    """Bytes of the disk that the overflow file takes."""
+    return os.fstat(harness.service.overflow_fd).st_blocks * 512
+
+
+def test_an_object_larger_than_the_store_lies_in_a_file_and_is_read_in_place(overflowing):
+    peer, other = overflowing.join(), overflowing.join()
+    content = bytes(range(256)) * (9 * MIB // 256)
+    oid, value = overflowing.put(peer, content)
+    assert overflowing.get(peer, oid, value) == content and peer.client.there(value, oid)
+    assert other.client.read(value, oid) == content
+    assert on_disk(overflowing) >= len(content)
+    overflowing.check()
+
+
+def test_a_freed_object_gives_its_disk_back(overflowing):
+    peer = overflowing.join()
+    stored = [overflowing.put(peer, bytes([i]) * (6 * MIB)) for i in range(3)]
+    for oid, value in stored:
+        peer.client.free(oid, value, True)
+    overflowing.run(30.0)
+    overflowing.kill(peer)
+    overflowing.run(1.0)
+    overflowing.check()
+    assert on_disk(overflowing) < MIB and overflowing.service.report()["overflow"] == 0
+
+
+def test_pinned_objects_do_not_keep_others_out(overflowing):
+    peer = overflowing.join()
+    views = []
+    for i in range(16):
+        oid, value = overflowing.put(peer, bytes([i]) * 500_000)
+        views.append(peer.client.read(value, oid))
+    assert [bytes(view[:1])[0] for view in views] == list(range(16))
+    assert overflowing.service.report()["overflow"] > 0
+
+
+def test_a_full_disk_is_an_error_that_says_so_and_the_next_try_may_succeed(overflowing):
+    peer = overflowing.join()
+    found = peer.client.allocate(6 * MIB, overflowing.new_oid())
+    while peer.to_node:
+        overflowing.step_to_node(peer)
+    overflowing.spiller.step("OSError: [Errno 28] No space left on device")
+    overflowing.settle()
+    assert found.waiter.done and found.report["disk_full"]
+    with pytest.raises(StoreFull, match="No space left"):
+        peer.client.allocate(6 * MIB, overflowing.new_oid())
+    overflowing.put(peer, b"x" * (6 * MIB))
+    overflowing.check()

@@ -157,7 +157,7 @@ def test_several_returns_are_counted(rig):
     rig.drive()
     ends = rig.ends()
     assert [value(v) for v in ends[1][1]] == [1, "b", None]
-    assert isinstance(failure_of(ends[2]), ValueError) and isinstance(failure_of(ends[3]), ValueError)
+    assert isinstance(failure_of(ends[2]), ValueError) and isinstance(failure_of(ends[3]), TypeError)
     assert ends[4] == [0, [], {}]
 
 
@@ -347,7 +347,8 @@ def test_an_error_of_a_generator_ends_its_stream(rig):
     ends = rig.ends()
     assert len(rig.sent(StreamItem)) == 1 and isinstance(failure_of(ends[1]), ValueError)
     assert [value(v) for v in ends[2][1]] == ["a", "b", "c"] and ends[2][2] == {"dynamic": True}
-    assert isinstance(failure_of(ends[3]), ValueError)
+    items, extra = ends[3][1:]
+    assert [value(v) for v in items] == [1] and isinstance(failure_of(extra["failure"]), ValueError)
 
 
 def test_a_task_runs_inline_inside_the_one_that_waits_for_it(rig):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from zray.base.plain_numbers import plain
 from zray.handles.connection import connected, current, start_by
-from zray.handles.options import DYNAMIC, check_namespace
+from zray.handles.options import check_namespace
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
 
@@ -124,10 +124,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if isinstance(refs, MapRefs):
         return connected().get_map(refs, timeout)
     if isinstance(refs, ObjectRefGenerator):
-        if refs._stream.task.nret == DYNAMIC:
-            return connected().get_dynamic(refs, timeout)
-        raise TypeError("Attempting to call `get` on an ObjectRefGenerator: iterate over it, and call `get` on what "
-                        "it yields.")
+        return refs  # so that ``for ref in get(f.remote())`` works with either kind of generator
     if isinstance(refs, ObjectRef):
         return connected().get([refs], timeout)[0]
     if not isinstance(refs, (list, tuple)):

@@ -165,7 +165,10 @@ class LocalRuntime:
         actor = self._actors.get(call.actor) if call.actor else None
         items = call.function(*args, **kwargs)
         stream = _LocalStream(_Items(items, actor.loop if actor else None), self, call)
-        return stored(ids.return_id(call.task, 1), list(stream)) if call.count == DYNAMIC else stream
+        if call.count == STREAMING:
+            return stream
+        if call.count == DYNAMIC:
+            return stored(ids.return_id(call.task, 1), refs.DynamicObjectRefGenerator(stream))
 
     def _start(self, call: _Call, actor: LocalActor, group: str) -> Any:
         """A call of an async actor: the references of its returns, which are ready when its coroutine has ended."""
@@ -211,12 +214,38 @@ class LocalRuntime:
     def _returned(self, call: _Call, value: Any) -> Any:
         if call.count == 0:
             return None
+        if inspect.isgenerator(value) or inspect.isasyncgen(value):
+            return self._taken(call, value)
         if call.count == 1:
             return stored(ids.return_id(call.task, 1), value)
-        values = list(value)
+        try:
+            values = list(value)
+        except TypeError:
+            raise TypeError(f"object of type '{type(value).__name__}' has no len(), so it cannot be split into "
+                            f"num_returns={call.count} objects") from None
         if len(values) != call.count:
             raise ValueError(f"Task {call.name} returned {len(values)} objects, but num_returns={call.count}.")
         return [stored(ids.return_id(call.task, i), v) for i, v in enumerate(values, 1)]
+
+    def _taken(self, call: _Call, value: Any) -> Any:
+        """The first items of a generator, one for each return; an error goes to the returns that are left."""
+        actor = self._actors.get(call.actor) if call.actor else None
+        items = _Items(value, actor.loop if actor else None)
+        made: list[ObjectRef[Any]] = []
+        try:
+            while len(made) < call.count:
+                made.append(stored(ids.return_id(call.task, len(made) + 1), next(items)))
+        except (StopIteration, _End):
+            error: BaseException = ValueError(f"Task returned {len(made)} objects, but num_returns={call.count}.")
+        except (KeyboardInterrupt, SystemExit, AsyncioActorExit):
+            raise
+        except BaseException as raised:
+            error = raised
+        if not made or len(made) < call.count and call.retries and call.retries_on(error):
+            raise error
+        made += [failed(ids.return_id(call.task, index), self._raised(call, error))
+                 for index in range(len(made) + 1, call.count + 1)]
+        return made[0] if call.count == 1 else made
 
     def _failed(self, call: _Call, error: BaseException) -> Any:
         if call.count == STREAMING:
@@ -450,7 +479,7 @@ class _Groups:
         self._rows: dict[bytes, dict[str, Any]] = {}
 
     def create(self, bundles: list[dict[str, int]], shown: list[dict[str, float]], strategy: str, name: str,
-               detached: bool) -> bytes:
+               detached: bool, soft_target: bytes = b"") -> bytes:
         runtime = self._runtime
         if name and self.find(name) is not None:
             raise ValueError(f"Failed to create placement group because name '{name}' already exists.")

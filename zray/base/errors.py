@@ -365,7 +365,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "actor_died": (ActorDiedError, _actor_died),
     "actor_unavailable": (ActorUnavailableError, _actor_unavailable),
     "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'task') or _text(d, 'name') or '?'} was cancelled. "
-        + _text(d, "reason")),
+        + (f"It is {d['name']}(). " if d.get("task") and d.get("name") else "") + _text(d, "reason")),
     "object_lost": (ObjectLostError, lambda d: (
         f"{_object(d)} is lost: {_text(d, 'reason', 'no copy is left')}.")),
     "object_fetch": (ObjectFetchTimedOutError, lambda d: f"{_object(d)} did not arrive in time. {_text(d, 'reason')}"),
@@ -473,4 +473,13 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
         if name.startswith("_") or name in ("args", "cause", "detail", "add_note", "with_traceback"):
             continue
         setattr(error, _ATTRIBUTES.get(name, name), value.hex() if isinstance(value, bytes) else value)
-    return error
+    return _cancelled_in_get(kind, fields, error) if fields.get("waited") else error
+
+
+def _cancelled_in_get(kind: str, detail: dict[str, Any], error: RayError) -> RayTaskError:
+    """A task was cancelled while it waited in ``get``: what it waited for raised there, as any error does."""
+    name, pid = _text(detail, "name", "a task").rpartition("<locals>.")[2], int(detail.get("pid") or 0)
+    text = f"{header(name, pid, '127.0.0.1')}\nray.exceptions.TaskCancelledError: {error}"
+    raised = RayTaskError(name, text, error, None, pid)
+    raised._rebuilt = from_failure, (kind, detail)
+    return raised.as_instanceof_cause()

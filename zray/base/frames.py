@@ -79,3 +79,13 @@ def format_stack(frame: FrameType) -> str:
 
 def _is_ours(frame: Any) -> bool:
     return bool(frame.filename.startswith(_PACKAGE) or frame.filename.endswith(_CLOUDPICKLE))
+
+
+def passes(error: BaseException, package: str) -> bool:
+    """Whether the error came through a module of this package (a name that ends in a dot)."""
+    at = error.__traceback__
+    while at is not None:
+        if str(at.tb_frame.f_globals.get("__name__", "")).startswith(package):
+            return True
+        at = at.tb_next
+    return False

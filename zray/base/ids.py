@@ -36,6 +36,7 @@ _NODE = bytes(INCARNATION_SIZE - TAG_SIZE)
 
 RETURN_1 = (1).to_bytes(4, "little")
 PUT_FLAG = 0x8000_0000
+DYNAMIC_FIRST = 2  # index of the first item of a num_returns="dynamic" task; 1 is the object of the references
 PUT_INDEX = (PUT_FLAG | 1).to_bytes(4, "little")
 
 

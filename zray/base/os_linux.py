@@ -11,6 +11,7 @@ import shutil
 
 SHM_DIR = "/dev/shm"
 _MADV_POPULATE_WRITE = 23  # Linux 5.14
+_MAP_FIXED = 0x10
 _PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 _libc: ctypes.CDLL | None = None
@@ -120,13 +121,34 @@ def process_state(pid: int) -> str:
         return ""
 
 
-def punch_hole(fd: int, length: int) -> bool:
-    """Give back the disk blocks of the first ``length`` bytes of a file; its size stays.  False where that is not
-    possible on this file system."""
+def address_of(memory: bytearray | mmap.mmap) -> int:
+    """Where the bytes of a writable buffer lie."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def map_over(memory: mmap.mmap, start: int, length: int, fd: int) -> None:
+    """Replace a part of a mapping by the first ``length`` bytes of another file, shared and writable.
+
+    OSError when that is not possible; the part must begin at a page.  It goes with the mapping.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+    anchor = ctypes.c_ubyte.from_buffer(memory, start)
+    address = ctypes.addressof(anchor)
+    found = libc.mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED, fd, 0)
+    if found != address:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def punch_hole(fd: int, length: int, start: int = 0) -> bool:
+    """Give back the disk blocks of ``length`` bytes of a file; its size stays.  False where that is not possible on
+    this file system."""
     global _libc
     if _libc is None:
         _libc = ctypes.CDLL(None, use_errno=True)
-    arguments = ctypes.c_int(fd), ctypes.c_int(_PUNCH_HOLE), ctypes.c_int64(0), ctypes.c_int64(length)
+    arguments = ctypes.c_int(fd), ctypes.c_int(_PUNCH_HOLE), ctypes.c_int64(start), ctypes.c_int64(length)
     return bool(_libc.fallocate(*arguments) == 0)
 
 

@@ -14,6 +14,7 @@ from zray.core.context import Context, TaskIds
 from zray.core.machine import CoreMachine
 from zray.core.turns import Turns
 from zray.core.waits.replies import Questions
+from zray.handles.options import check_whole
 from zray.handles.refs import ObjectRef
 from zray.sched.resources import UNIT
 from zray.transport.loop import Loop
@@ -42,13 +43,14 @@ class Groups:
     # ------------------------------------------------------------ creation and removal
 
     def create(self, bundles: list[dict[str, int]], shown: list[dict[str, float]], strategy: str, name: str,
-               detached: bool) -> bytes:
+               detached: bool, soft_target: bytes = b"") -> bytes:
         """The id of a new group.  Only a named group waits for its node's answer; ValueError when the name is taken."""
         node, namespace = self.process.node, self.process.namespace
         with self.loop.lock:
             tid = self.ids.next(self.context)
             group = ids.group_id(node, tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
-        spec = {"bundles": bundles, "strategy": strategy, "name": name, "namespace": namespace, "detached": detached}
+        spec = {"bundles": bundles, "strategy": strategy, "name": name, "namespace": namespace, "detached": detached,
+                "soft_target": soft_target}
         if name:
             answer = self.questions.request(lambda n: m.CreateGroup(group, spec, n))
             if answer.error == "name_taken":
@@ -116,18 +118,23 @@ class Groups:
         raw = options.raw
         if raw.get("scheduling_strategy") is not None or raw.get("placement_group", "default") != "default":
             return options
+        bundle = raw.get("placement_group_bundle_index", -1)
         key = id(options), about[0]
         known = self._inherited.get(key)
         if known is None or known[0] is not options:
             if len(self._inherited) >= INHERITED_KEPT_MAX:
                 self._inherited.clear()
-            known = self._inherited[key] = options, options.merged(scheduling_strategy=_Captured(about[0]))
+            known = self._inherited[key] = options, options.merged(
+                scheduling_strategy=_Captured(about[0], bundle))
         return known[1]
 
     def check(self, options: Any, what: str) -> None:
-        """ValueError for a bundle that the group does not have, or a demand that never fits."""
+        """ValueError for a split unit, a bundle that the group does not have, or a demand that never fits."""
+        check_whole(options.demand)
         strategy = options.strategy
         if strategy.get("kind") != "group":
+            if options.raw.get("placement_group_bundle_index", -1) != -1:
+                raise ValueError("If placement group is not set, the value of bundle index must be -1.")
             return
         specs = self.specs(strategy["group"])
         if specs is None:
@@ -153,11 +160,12 @@ class Groups:
 class _Captured:
     """The strategy of a child task that inherits its parent's group."""
 
-    def __init__(self, group: bytes):
+    def __init__(self, group: bytes, bundle: int = -1):
         self.group = group
+        self.bundle = bundle
 
     def to_map(self) -> dict[str, Any]:
-        return {"kind": "group", "group": self.group, "bundle": -1, "capture": True}
+        return {"kind": "group", "group": self.group, "bundle": self.bundle, "capture": True}
 
     def __reduce__(self):
-        return _Captured, (self.group,)
+        return _Captured, (self.group, self.bundle)

@@ -393,9 +393,11 @@ class CoreMachine:
             self.submitter.cancel(task, force, recursive)
 
     def cancel_children(self, parent: bytes) -> None:
-        """Cancel the tasks that task ``parent`` submitted from this process (recursive cancellation)."""
+        """Cancel the tasks and calls that task ``parent`` submitted from this process (recursive cancellation)."""
         for task in self.submitter.children_of(parent):
             self.submitter.cancel(task, False, True)
+        for call in self.calls.children_of(parent):
+            self.calls.cancel(call, True)
 
     def _cancel_inline(self, task: Task, recursive: bool) -> None:
         assert self.work is not None, "a process without an executor runs a task of its own"
@@ -410,7 +412,10 @@ class CoreMachine:
     @property
     def is_owner(self) -> bool:
         """Whether other processes depend on objects of this one, or it has unfinished tasks."""
-        return self.refs.exported() or any(key.queue or key.leases for key in self.submitter.by_number.values())
+        submitter = self.submitter
+        return bool(self.refs.exported() or submitter.waiting
+                    or any(key.queue or key.leases for key in submitter.by_number.values())
+                    or any(link.unfinished for link in self.calls.links.values()))
 
     def end(self) -> None:
         """The session is over.  References outlive it: reading one, even in the next session, raises this error."""

@@ -6,6 +6,7 @@ The lock of the loop guards all state here.  User code, pickling and copying run
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -51,6 +52,8 @@ __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 logger = logging.getLogger("zray")
 
+# Ray's variable: with "0" references may not be pickled outside of zray's own values.
+OUT_OF_BAND = "RAY_allow_out_of_band_object_ref_serialization"
 LINGER_MS = 200  # for the last frames of a process that leaves
 GOODBYE_S = 5.0  # a driver waits so long for its node to flush the output of the job
 
@@ -199,15 +202,17 @@ class Runtime:
     def get_map(self, refs: Any, timeout: float | None = None) -> list[Any]:
         return self.waits.get_map(refs, timeout)
 
-    def get_dynamic(self, generator: Any, timeout: float | None) -> Any:
-        return self.waits.get_dynamic(generator, timeout)
-
     def wait(self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool = True
              ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         return self.waits.wait(refs, num_returns, timeout, fetch_local)
 
     def next_of_stream(self, stream: Any, timeout: float | None) -> ObjectRef | None:
         return self.waits.next_of_stream(stream, timeout)
+
+    def completed_of_stream(self, stream: Any) -> ObjectRef:
+        with self.loop.lock:
+            entry = self.submitter.streams.completed(stream)
+            return ObjectRef(entry.oid, entry)
 
     async def next_of_stream_async(self, stream: Any) -> ObjectRef | None:
         return await self.waits.next_of_stream_async(stream)
@@ -242,6 +247,11 @@ class Runtime:
 
     def pin_for_good(self, ref: ObjectRef) -> None:
         """Pin an object for ever: user code pickled its reference, or a function captured it."""
+        if os.environ.get(OUT_OF_BAND, "").lower() in ("0", "false"):
+            raise errors.OufOfBandObjectRefSerializationException(
+                f"It is not allowed to serialize {ref!r} here, because the object would live as long as this process: "
+                f"{OUT_OF_BAND}=0 is set. Pass the reference to a task, actor or put() instead of pickling it or "
+                "capturing it in a function.")
         with self.loop.lock:
             if ref._oid not in self._pinned:
                 self._pinned.add(ref._oid)
@@ -313,8 +323,17 @@ class Runtime:
             client = StoreClient(attach, attach["slot"], self.incarnation,
                                  lambda message: self.send(self.node, message), self.config,
                                  make_waiter=self.loop.waiter, notify=self.loop.notify)
+            client.collect = self._collect_soon
             self.machine.take(client.handlers)
             self.stored.attach(client)
+
+    def _collect_soon(self) -> None:
+        """Collect garbage on the thread of futures: finalisers of the user must not run under the lock."""
+        self.futures.run(self._collect)
+
+    def _collect(self) -> None:
+        gc.collect()
+        self.turns.kick()  # the references that went send their frees
 
     def drain(self, seconds: float) -> None:
         """Wait until ZeroMQ has every queued message, or the time is over."""

@@ -71,7 +71,8 @@ class Stored:
                 try:
                     found = self.client.allocate(nbytes, oid, owner)
                 except StoreFull as full:
-                    raise errors.from_failure("store_full", full.report) from None
+                    kind = "disk_full" if full.report.get("disk_full") else "store_full"
+                    raise errors.from_failure(kind, full.report) from None
                 if isinstance(found, Allocation):
                     return found
                 found.awaited = True

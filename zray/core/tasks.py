@@ -171,9 +171,10 @@ class Tasks:
 
     def returns(self, task: Task, wanted: int, backpressure: int) -> Any:
         """Entries for what the task returns, and the references the caller gets (under the lock)."""
-        if wanted == STREAMING or wanted == DYNAMIC:
-            stream = self.submitter.streams.open(task, backpressure if wanted == STREAMING else 0)
-            return ObjectRefGenerator(stream)
+        if wanted == STREAMING:
+            return ObjectRefGenerator(self.submitter.streams.open(task, backpressure))
+        if wanted == DYNAMIC:
+            wanted = 1  # the object of the references to its items
         entries = [self.refs.own(ids.return_id(task.tid, i + 1), task) for i in range(wanted)]
         refs: list[ObjectRef] = [ObjectRef(entry.oid, entry) for entry in entries]
         if wanted == 1:

@@ -14,7 +14,7 @@ from zray.core.context import Context, TaskIds
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 from zray.core.stored import Stored
-from zray.handles.refs import ObjectRef
+from zray.handles.refs import DynamicObjectRefGenerator, ObjectRef
 from zray.owner.records import Borrowed, Entry
 from zray.transport.loop import Loop
 from zray.values import serialization
@@ -35,6 +35,7 @@ class Values:
     the thread of futures, ``kick()`` sends the queued messages.
     """
 
+    none = NONE
     machine: CoreMachine
     on_futures: Callable[[Callable[[], None]], None]
     kick: Callable[[], None]
@@ -220,6 +221,15 @@ class Values:
                     self.kick()
 
         self.on_futures(picked)
+
+    def references(self, oids: Sequence[bytes]) -> bytes:
+        """The value of an object that is the references to these objects of ours (under the lock)."""
+        refs: list[ObjectRef[Any]] = []
+        for oid in oids:
+            entry = self.machine.refs.owned[oid]
+            entry.refs += 1
+            refs.append(ObjectRef(oid, entry))
+        return serialization.to_bytes(serialization.dumps(DynamicObjectRefGenerator(refs)))
 
     @staticmethod
     def failure(error: Exception, name: str) -> list[Any]:

@@ -1,8 +1,8 @@
 """Interfaces that may still change, at Ray's names."""
 
-from zray.experimental.locations import get_object_locations
+from zray.experimental.locations import get_local_object_locations, get_object_locations
 
-__all__ = ["get_object_locations"]
+__all__ = ["get_local_object_locations", "get_object_locations"]
 
 
 def __getattr__(name: str):

@@ -60,8 +60,6 @@ def _quantity(name: str, value: float) -> str | None:
         return f"The quantity of resource {name} cannot be negative"
     if 0 < value < 1e-4:
         return f"The precision of the fractional quantity of resource {name} cannot go beyond 0.0001"
-    if name in ("num_gpus", "GPU") and value > 1 and value != int(value):
-        return f"{name} must be a whole number or less than 1, not {value!r}: a GPU is shared, several are not"
     try:
         units(value, name)
     except ValueError as error:
@@ -79,6 +77,18 @@ def _resources(_: str, value: dict[str, float]) -> str | None:
         if problem:
             return problem
     return None
+
+
+WHOLE = frozenset(("GPU", "TPU", "neuron_cores", "HPU", "NPU"))  # resources whose units are shared, but not split
+
+
+def check_whole(demand: dict[str, int]) -> None:
+    """ValueError for a fraction above 1 of a resource that comes in whole units: found at ``.remote()``, as in Ray."""
+    for name in WHOLE.intersection(demand):
+        amount = demand[name]
+        if amount > CPU_UNITS and amount % CPU_UNITS:
+            raise ValueError(f"{name} resource quantities >1 must be whole numbers. The specified quantity "
+                             f"{amount / CPU_UNITS:g} is invalid.")
 
 
 def _num_returns(name: str, value: int | str) -> str | None:
@@ -376,7 +386,9 @@ class TaskOptions(_Options):
         self.num_returns = _returns(raw)
         self.max_retries: int | None = raw.get("max_retries")
         self.retry_exceptions = _retryable(raw)
-        self.max_calls: int = raw.get("max_calls") or 0
+        # A task with GPUs ends its worker, because only the end of a process surely frees the memory of a GPU.
+        asked = raw.get("max_calls")
+        self.max_calls: int = asked if asked is not None else int("GPU" in self.demand)
         self.env = _env(raw)
         self.strategy = _placed(raw)
         self.name: str | None = raw.get("name")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from zray.base import ids
@@ -249,12 +249,17 @@ class ObjectRefGenerator(Generic[T]):
     def _oid(self) -> bytes:
         return self._stream.oid
 
+    def completed(self) -> ObjectRef[Any]:
+        """A reference that is ready when the generator has ended; its value is None, or ``get`` raises its error."""
+        return _runtime().completed_of_stream(self._stream)
+
     def is_finished(self) -> bool:
-        """Whether every item has been taken."""
+        """Whether the generator has ended and every item has been taken."""
         return self._stream.ended and not self._stream.ready
 
     def next_ready(self) -> bool:
-        return bool(self._stream.ready) or self._stream.ended
+        """Whether ``next`` gives a reference without waiting."""
+        return bool(self._stream.ready)
 
     def task_id(self) -> ids.TaskID:
         return ids.TaskID(self._stream.task.tid)
@@ -264,6 +269,32 @@ class ObjectRefGenerator(Generic[T]):
 
     def __reduce__(self):
         raise TypeError("an ObjectRefGenerator cannot be pickled: pass the references it yields instead")
+
+
+class DynamicObjectRefGenerator(Generic[T]):
+    """The value of a task with ``num_returns="dynamic"``: the references to its items.  It can be pickled.
+
+    As in Ray, iterating takes the references out, so that each item may be freed when the caller is done with it;
+    ``get`` on the task's reference gives all of them again.
+    """
+
+    __slots__ = ("_refs",)
+
+    def __init__(self, refs: Iterable[ObjectRef[T]]):
+        self._refs = deque(refs)
+
+    def __iter__(self) -> Iterator[ObjectRef[T]]:
+        while self._refs:
+            yield self._refs.popleft()
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __repr__(self) -> str:
+        return f"DynamicObjectRefGenerator({len(self)} references)"
+
+    def __reduce__(self):
+        return DynamicObjectRefGenerator, (list(self._refs),)
 
 
 class MapRefs(Generic[T]):

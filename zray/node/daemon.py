@@ -210,6 +210,7 @@ class Daemon:
             ports=NodePorts(
                 ends=self.ends, new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
                 attach=self._attach_driver, environ=workers_environ(), store_report=self.store.report,
+                stored_bytes=self.store.payload_bytes,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld))
         self.lines = Lines(self.incarnation, LinesPorts(

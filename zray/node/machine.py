@@ -65,6 +65,7 @@ class NodePorts(Ports):
     attach: Callable[[bytes, int], dict[str, Any]]
     environ: Mapping[str, str]  # the environment that workers start with
     store_report: Callable[[], dict[str, Any]]
+    stored_bytes: Callable[[], int]
     gcs_report: Callable[[], dict[str, Any]]
     ownerless: Callable[[Callable[[bytes], bool]], list[Any]]  # (has_ended): objects here whose owner has ended
     free_unheld: Callable[[list[Any]], None]
@@ -161,7 +162,7 @@ class NodeMachine:
             self.context, self.node, self.cluster, self.scheduler, self.bottom_up, self.pool, self.placements,
             self.leases, self.jobs, self.actors, self.groups, self.events,
             remote_available=self.remote_leases.available, store_report=ports.store_report,
-            gcs_report=ports.gcs_report)
+            stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report)
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed))
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,

@@ -27,7 +27,6 @@ from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
-OUTSIDE = ("on disk", "waiting for room")  # values of zray.store.node.records.Phase that take no bytes of the store
 LIMIT = 10_000  # rows of one answer, unless the query asks for fewer; "total" is the number of all rows
 
 
@@ -48,6 +47,7 @@ class Viewed(Ports):
     events: TaskEventLog
     remote_available: Callable[[], dict[bytes, dict[str, int]]]  # free resources of the other nodes, as far as known
     store_report: Callable[[], dict[str, Any]]
+    stored_bytes: Callable[[], int]  # of objects in the store's memory
     gcs_report: Callable[[], dict[str, Any]]
 
 
@@ -99,8 +99,7 @@ def _resources(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 def _available(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """The free resources; ``stored`` is the number of bytes of objects in each node's store."""
-    objects = viewed.store_report().get("objects", ())
-    stored = sum(row["nbytes"] for row in objects if row["state"] not in OUTSIDE)
+    stored = viewed.stored_bytes()
     if args.get("local"):
         return {"resources": {}, "stored": [stored]}
     mine, others = viewed.scheduler.available(), viewed.remote_available()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from zray.base.argument_errors import argument_failed
 from zray.base.causes import Cause
 from zray.owner.arrivals import Arrival
-from zray.owner.failures import cancelled, failure_in, first_failure, held_in
+from zray.owner.failures import cancelled, failure_in, first_failure, held_in, parts_of
 from zray.owner.reconstruction import waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.references import References
@@ -245,6 +245,8 @@ class ActorCalls:
             if failure[1] == "task_error" and task.retry_errors and task.retries != 0 and (
                     task.retry_errors is True or self.submitter.retry_matches(task.retry_errors, failure)):
                 self.refs.announce(peer, held_in(result))
+                if type(result) is list and result[0] == 0:
+                    self.submitter.results.discard(parts_of(result)[0], peer)
                 self._requeue(link, [task])
                 return
         self._end_call(link)
@@ -446,6 +448,11 @@ class ActorCalls:
             if not link.dirty:
                 link.dirty = True
                 self.dirty.append(link)
+
+    def children_of(self, parent: bytes) -> list[Task]:
+        """Unfinished calls that task ``parent`` of this process has made."""
+        return [task for link in self.links.values() if link.unfinished
+                for task in (*link.queue, *link.inflight.values()) if task.parent == parent and task.state != DONE]
 
     def tick(self, now: float) -> None:
         for worker, left in list(self.draining.items()):

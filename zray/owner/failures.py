@@ -24,8 +24,10 @@ def parts_of(result: Any) -> tuple[list[Any], dict[str, Any]]:
 
 
 def failure_in(result: Any) -> list[Any] | None:
-    """The failure in a task's reply: the reply itself, or its value beside the list of holds."""
+    """The failure in a task's reply: the reply itself, its value beside the list of holds, or of a generator's rest."""
     if type(result) is list and result and result[0] == 0:
+        if "failure" in result[2]:
+            return result[2]["failure"]
         result = result[1][0] if result[1] else None
     return result if type(result) is list and result and result[0] == FAILED else None
 

@@ -13,7 +13,9 @@ from zray.owner.records import Task
 
 
 class Columns(Protocol):
-    """The pickling of maps."""
+    """The pickling of maps, and of the references to a generator's items.  ``none`` is the value None."""
+
+    none: bytes
 
     def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
         """``(wire value, records that it pins)``; raises any error of pickling the user's objects."""
@@ -23,6 +25,9 @@ class Columns(Protocol):
 
     def pick_later(self, column: Any, position: int, name: str, then: Callable[[Any, list[Any]], None]) -> None:
         """The same for a stored column, whose reading may block; ``then(value, records)`` under the lock."""
+
+    def references(self, oids: Sequence[bytes]) -> bytes:
+        """The value of an object that is the references to these objects of ours; it does not block."""
 
     def failure(self, error: Exception, name: str) -> list[Any]:
         """The wire value of an exception."""

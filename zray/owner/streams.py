@@ -16,13 +16,15 @@ from zray.base import ids
 from zray.owner.lineage import ITEM, Lineage, is_stored
 from zray.owner.records import DONE, Entry, Net, Task
 from zray.owner.references import References
+from zray.owner.results import Results
 from zray.wire.messages import StreamAck, StreamItem
 
 
 class ItemStream:
     """The consumer's side of one generator task.  As a record it is ready when ``next`` would not block."""
 
-    __slots__ = ("task", "ready", "received", "consumed", "ended", "closed", "backpressure", "waiters")
+    __slots__ = ("task", "ready", "received", "consumed", "ended", "closed", "backpressure", "waiters", "outcome",
+                 "completion")
 
     def __init__(self, task: Task, backpressure: int):
         self.task = task
@@ -33,6 +35,8 @@ class ItemStream:
         self.closed = False
         self.backpressure = backpressure
         self.waiters: list[Callable[[Any], None]] | None = None
+        self.outcome: Any = None  # once it has ended: NO_VALUE, or its failure
+        self.completion: Entry | None = None  # the object that is ready when the generator has ended
 
     owner = None
 
@@ -58,15 +62,16 @@ class _Submitter(Protocol):
     tasks: dict[bytes, Task]
     lineage: Lineage
 
-    def deliver(self, entry: Entry, value: Any, sender: bytes) -> None: ...
+    results: Results
 
 
 class StreamRuns:
     """All generator tasks of one Submitter (and of its actor calls)."""
 
-    def __init__(self, submitter: _Submitter, refs: References):
+    def __init__(self, submitter: _Submitter, refs: References, none: bytes):
         self.submitter = submitter
         self.refs = refs
+        self.none = none  # the value of an object that is None
 
     def open(self, task: Task, backpressure: int) -> ItemStream:
         stream = ItemStream(task, backpressure)
@@ -89,7 +94,7 @@ class StreamRuns:
         refs = self.refs
         stream.received += 1
         entry = refs.own(ids.return_id(stream.task.tid, stream.received))
-        self.submitter.deliver(entry, value, sender)
+        self.submitter.results.deliver(entry, value, sender)
         if type(value) is list and is_stored(entry.value):
             self.submitter.lineage.note(entry, ITEM)
         if stream.closed:
@@ -116,18 +121,40 @@ class StreamRuns:
             self.submitter.net.send(task.lease.link.peer, StreamAck(task.tid, task.attempt, consumed))
 
     def ended(self, task: Task, values: list[Any], extra: dict[str, Any], sender: bytes) -> None:
-        stream = task.stream
-        for value in values[stream.received:] if extra.get("dynamic") else ():
-            self._append(stream, value, sender)
-        stream.ended = True
-        stream.wake()
+        self._end(task.stream, self.none)
 
     def failed(self, task: Task, failure: list[Any]) -> None:
         stream = task.stream
         if not stream.ended:
             self._append(stream, failure, self.submitter.me)
-            stream.ended = True
-            stream.wake()
+            self._end(stream, failure)
+
+    def _end(self, stream: ItemStream, outcome: Any) -> None:
+        stream.ended = True
+        stream.outcome = outcome
+        if stream.completion is not None:
+            self._complete(stream.completion, outcome)
+            stream.completion = None
+        stream.wake()
+
+    def completed(self, stream: ItemStream) -> Entry:
+        """The object that is ready when the generator has ended: None, or its error.  Its count is raised by one."""
+        oid = ids.return_id(stream.task.tid, 0)
+        entry = self.refs.owned.get(oid)
+        if entry is not None:
+            entry.refs += 1
+            return entry
+        entry = self.refs.own(oid, stream.task)
+        if stream.ended:
+            self._complete(entry, stream.outcome)
+        else:
+            stream.completion = entry
+        return entry
+
+    def _complete(self, entry: Entry, outcome: Any) -> None:
+        if type(outcome) is list:
+            self.refs.unhandled.shared(outcome)
+        self.refs.complete(entry, outcome)
 
     def close(self, stream: ItemStream) -> None:
         """The consumer dropped its generator: release items that it did not take, also those still to come."""

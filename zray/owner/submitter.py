@@ -25,17 +25,17 @@ from zray.base.config import Config
 from zray.owner.arrivals import Arrival
 from zray.owner.deaths import WorkerDeaths
 from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
-from zray.owner.lineage import Lineage, is_stored
+from zray.owner.lineage import Lineage
 from zray.owner.locality import preferred
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.ports import SubmitterPorts
 from zray.owner.reconstruction import Reconstruction, waits_again
-from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
+from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Key, Lease, Net, Task, WorkerLink
 from zray.owner.references import References
+from zray.owner.results import Results
 from zray.owner.streams import StreamRuns
 from zray.owner.why import why
 from zray.wire.messages import (
-    CARRYING,
     FAILED,
     CancelTask,
     FunctionDef,
@@ -84,8 +84,9 @@ class Submitter:
         self.reconstruction = Reconstruction(self, refs, self.lineage, ports.locate)
         self.deaths = WorkerDeaths(self)
         self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
+        self.results = Results(self, refs, ports.columns)
         self.maps = MapRuns(self, refs, ports.columns)
-        self.streams = StreamRuns(self, refs)
+        self.streams = StreamRuns(self, refs, ports.columns.none)
         self.lost: list[Any] | None = None  # the error of all tasks when our node is gone
         self.finished = 0
         self.retried = 0
@@ -423,6 +424,7 @@ class Submitter:
     def finish(self, task: Task, result: Any, lease: Lease | None) -> None:
         """The end of an attempt in its general form: several returns, errors, references, streams."""
         values, extra = parts_of(result)
+        sender = lease.link.peer if lease is not None else self.me
         if extra:
             if type(lease) is Lease and extra.get("exiting"):
                 lease.recalled = lease.exiting = True
@@ -433,47 +435,25 @@ class Submitter:
         if failure is not None:
             if failure[1] == "dependency_lost" and not task.cancelling:
                 self._dependency_lost(task, failure)
-            elif not self._retry_error(task, failure):
+            elif self._retry_error(task, failure):
+                self.results.discard(values, sender)
+            elif "failure" in extra and not task.cancelling:
+                self.results.take(task, values, extra, sender)
+            else:
+                self.results.discard(values if "failure" in extra else [], sender)
                 self.fail(task, failure)
             return
-        sender = lease.link.peer if lease is not None else self.me
         if task.stream is not None:
             self.streams.ended(task, values, extra, sender)
-            self._ended(task)
+            self.end(task)
             return
-        entries = task.entry if type(task.entry) is list else [task.entry]
-        if len(values) != len(entries):
-            self.fail(task, [FAILED, "system", {"reason": f"{len(values)} values for {len(entries)} returns"}])
-            return
-        pins, task.pins = task.pins, None
-        deps = task.deps
-        self._ended(task)
-        inline = True
-        for entry, value in zip(entries, values, strict=True):
-            self.deliver(entry, value, sender)
-            inline = inline and type(value) is bytes
-        if not inline or task.tid in self.lineage.recipes:
-            self.lineage.keep(task, pins, deps)
-        if pins:  # only now: a value may contain an argument, and its sender may be dead and hold nothing
-            self.refs.unpin_all(pins)
-
-    def deliver(self, entry: Entry, value: Any, sender: bytes) -> None:
-        """Give an entry its value, taking over the references that it carries."""
-        contained = None
-        if type(value) is list and value[0] == CARRYING:
-            contained = self.refs.transits.receive(sender, value[2], value[3] if len(value) > 3 else 0)
-            value = value[1]
-        if entry.value is None:
-            entry.contained = contained
-            self.refs.complete(entry, value)
-            return
-        # The task ran again for another of its results; this result is still there, or was freed long ago.
-        if is_stored(value):
-            self.refs.free_stored(entry.oid, value, True)
-        self.refs.unpin_all(contained or ())
+        self.results.take(task, values, extra, sender)
 
     def fail(self, task: Task, failure: list[Any]) -> None:
-        """Every return of the task gets this error.  A worklist, not recursion: chains of such tasks grow long."""
+        """Every return of the task gets this error; no further attempt.
+
+        A worklist, not recursion: tasks that have the returns as arguments fail too, and chains of them grow long.
+        """
         self.failing.append((task, failure))
         if len(self.failing) > 1:
             return
@@ -490,7 +470,7 @@ class Submitter:
             objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)
             if objects or not entries:
                 self.refs.unhandled.failed(failure, objects)
-        self._ended(task)
+        self.end(task)
         if self.lineage.recipes:
             self.reconstruction.failed(task)
         if task.stream is not None:
@@ -500,7 +480,8 @@ class Submitter:
             if entry.value is None:
                 self.refs.complete(entry, failure)
 
-    def _ended(self, task: Task) -> None:
+    def end(self, task: Task) -> None:
+        """The task is done; its returns get their values next."""
         task.state = DONE
         self.finished += 1
         self.tasks.pop(task.tid, None)

@@ -22,6 +22,8 @@ class _Process(Protocol):
 class SimColumns:
     """The Columns of a simulated core process."""
 
+    none: bytes = msgpack.packb(0)  # as any number
+
     def __init__(self, process: _Process) -> None:
         self._process = process
 
@@ -42,6 +44,9 @@ class SimColumns:
             self._process.stir()
 
         self._process.later(READ_S, picked)
+
+    def references(self, oids: Sequence[bytes]) -> bytes:
+        return msgpack.packb(len(oids))
 
     def failure(self, error: Exception, name: str) -> list[Any]:
         root = error.root if isinstance(error, Failure) else "unexpected"

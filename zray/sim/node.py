@@ -135,7 +135,7 @@ class SimNode(Process):
             scheduler=lambda next_lease: LocalScheduler(self.total, node=me, next_lease=next_lease),
             ports=NodePorts(
                 ends=Ends(), new_worker_id=self._new_worker_id,
-                attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
+                attach=lambda incarnation, pid: {}, environ={}, store_report=dict, stored_bytes=int,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
                 free_unheld=partial(stores.free_unheld, me)))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())

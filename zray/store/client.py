@@ -16,14 +16,15 @@ from typing import Any
 
 from zray.base.os_linux import populate_write
 from zray.store import StoreFull
-from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
+from zray.store.header import CREATED, FREE, HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.heap import Extent, Heap
-from zray.store.node.records import FULL_REASON
+from zray.store.node.records import DISK_FULL_REASON, FULL_REASON
 from zray.store.pins import PinTable, view_type
-from zray.store.segment import ControlSegment, Segment
+from zray.store.segment import PAYLOAD_MARK, ControlSegment, Segment
 from zray.wire.messages import (
     FAILED,
     STORED,
+    StoreCollect,
     StoreFree,
     StoreGrant,
     StorePull,
@@ -108,6 +109,7 @@ class Allocation:
         client = self._client
         client.words[(self.offset >> 3) + 1] = self.generation << 8 | SEALED
         client.heap.sealed(self.offset)
+        client.slot.marks[PAYLOAD_MARK] += self.nbytes
         return [STORED, self.offset, self.nbytes, self.generation]
 
     def abandon(self) -> None:
@@ -129,6 +131,8 @@ def _failure(oid: bytes, why: str) -> list[Any]:
     """The wire value of an object that cannot be read."""
     if why.startswith(FULL_REASON):
         return [FAILED, "store_full", {"reason": why[len(FULL_REASON) :]}]
+    if why.startswith(DISK_FULL_REASON):
+        return [FAILED, "disk_full", {"reason": why[len(DISK_FULL_REASON) :]}]
     return [FAILED, "object_lost", {"oid": oid.hex(), "reason": why}]
 
 
@@ -144,6 +148,9 @@ class StoreClient:
         self.notify = notify
         self.control = ControlSegment.attach(attach["control"])
         self.arena = Segment(attach["arena"])
+        self.capacity = attach.get("capacity", self.arena.size)  # of memory; a file is mapped behind it
+        if self.arena.size > self.capacity:
+            self.arena.map_overflow_of(self.capacity, attach["overflow"])
         self.slot = self.control.slot(slot)
         if self.slot.incarnation != incarnation:
             found = self.slot.incarnation.hex()
@@ -158,6 +165,7 @@ class StoreClient:
         self._view = view_type(self.size)
         self._me = int.from_bytes(incarnation, "little")
         self._generation = (self.slot.epoch & (1 << _EPOCH_BITS) - 1) << _COUNTER_BITS
+        self.collect: Callable[[], None] = lambda: None  # collect garbage, soon: called under the lock
         self.made: dict[int, set[int]] = {}  # block offset of each of our objects -> pin indices of our views of it
         self._emptied: deque[int] = deque()  # blocks whose last view went away: appended by finalisers
         self._frees: list[list[Any]] = []
@@ -176,6 +184,7 @@ class StoreClient:
             StoreReclaimed.CODE: self._on_reclaimed,  # type: ignore[attr-defined]
             StoreRestored.CODE: self._on_restored,  # type: ignore[attr-defined]
             StorePulling.CODE: self._on_pulling,  # type: ignore[attr-defined]
+            StoreCollect.CODE: lambda peer, message: self.collect(),  # type: ignore[attr-defined]
         }
 
     # ------------------------------------------------------------ writing
@@ -224,7 +233,7 @@ class StoreClient:
                 if views:
                     self._zombies.add(offset)
                 else:
-                    del self.made[offset]
+                    self._let_go(offset)
                     self.heap.free(offset)
                 return
         self._frees.append([oid, offset, generation])
@@ -263,8 +272,13 @@ class StoreClient:
             offset = emptied.popleft()
             if offset in zombies and not self.made[offset]:
                 zombies.discard(offset)
-                del self.made[offset]
+                self._let_go(offset)
                 self.heap.free(offset)
+
+    def _let_go(self, offset: int) -> None:
+        """A sealed object is none of this process's any more: it is free, or the store's."""
+        del self.made[offset]
+        self.slot.marks[PAYLOAD_MARK] -= self.words[(offset >> 3) + 2]
 
     # ------------------------------------------------------------ reading
 
@@ -398,7 +412,8 @@ class StoreClient:
 
     def _surrender(self, recall: int, nbytes: int) -> None:
         """Answer a recall: now, or in the turn in which there is something to give back."""
-        extents = self.heap.surrender(nbytes)
+        # Extents in the file do not help a request that waits for memory.
+        extents = self.heap.surrender(nbytes, below=self.capacity if nbytes < self.capacity else self.size)
         self._recalled = None if extents else (recall, nbytes)
         self._give_back(recall, extents)
 
@@ -415,7 +430,7 @@ class StoreClient:
         """Objects in this range are the store's from now on, also those that only our views keep: it frees them."""
         frees: list[list[Any]] = []
         for offset in [offset for offset in self.made if start <= offset < end]:
-            del self.made[offset]
+            self._let_go(offset)
             if offset in self._zombies:
                 self._zombies.discard(offset)
                 block = self.headers.read(offset)
@@ -424,8 +439,8 @@ class StoreClient:
 
     def _on_reclaimed(self, peer: bytes, message: StoreReclaimed) -> None:
         for offset in message.offsets:
-            if self.heap.free(offset):
-                self.made.pop(offset, None)
+            if self.heap.free(offset) and offset in self.made:
+                self._let_go(offset)
 
     def _on_restored(self, peer: bytes, message: StoreRestored) -> None:
         pending = self._answered(message.request)
@@ -456,6 +471,8 @@ class StoreClient:
         self._bury()
         self.heap.check()
         assert set(self.made) <= set(self.heap.used)
+        sealed = [offset for offset in self.made if self.words[(offset >> 3) + 1] & 0xFF not in (FREE, CREATED)]
+        assert self.slot.marks[PAYLOAD_MARK] == sum(self.words[(offset >> 3) + 2] for offset in sealed)
         assert self._zombies <= set(self.made)
 
     def close(self) -> None:

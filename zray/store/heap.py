@@ -7,6 +7,8 @@ the ranges (``consolidate``) only when that may serve a request.  Headers stay v
 
 from __future__ import annotations
 
+import sys
+
 from sortedcontainers import SortedList
 
 from zray.store.header import ALIGN, Headers, block_bytes
@@ -130,17 +132,19 @@ class Heap:
         self._quick.clear()
         self.free_quick = 0
 
-    def surrender(self, nbytes: int, idle_before: int | None = None) -> list[Extent]:
+    def surrender(self, nbytes: int, idle_before: int | None = None, below: int = sys.maxsize) -> list[Extent]:
         """Give up extents, empty ones first, then the least recently used, until ``nbytes`` are given up.
 
         Extents with a block being written stay, and those that a thread is on its way to.  With ``idle_before`` only
-        empty extents whose last allocation is older than that clock value go, whatever they add up to.
+        empty extents whose last allocation is older than that clock value go, whatever they add up to.  Without
+        it, extents from offset ``below`` on stay.
         """
         chosen = [extent for extent in self.extents.values() if not extent.open and not extent.promised]
         if idle_before is not None:
             chosen = [extent for extent in chosen if not extent.live and extent.stamp < idle_before]
         else:
             chosen.sort(key=lambda extent: (extent.live > 0, extent.stamp))
+            chosen = [extent for extent in chosen if extent.offset < below]
             total = 0
             for count, extent in enumerate(chosen):
                 if total >= nbytes:

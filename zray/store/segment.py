@@ -9,7 +9,7 @@ own process writes a slot, except for the slot's header, which the node writes w
     word 0   incarnation, 0 for a void slot    word 1   pid          word 2   start time of the pid
     word 3   epoch: how many slots the node had opened before (generations of this process start with it)
     word 4   pins: how far the table was ever used (written by the process)
-    words 8-15   progress marks: lease, started, finished
+    words 8-15   progress marks: lease, started, finished; then the payload bytes of its objects in its own extents
     words 16-    pin table: block offset | 1, or 0
 """
 
@@ -25,6 +25,7 @@ from zray.base import os_linux
 PAGE_BYTES = 4096
 SLOT_BYTES = 256 * 1024
 MARK_WORD, MARK_WORDS = 8, 8
+PAYLOAD_MARK = 3
 PIN_WORD = 16
 PINS_MAX = SLOT_BYTES // 8 - PIN_WORD
 _MAGIC = b"zray-1\0\0"
@@ -66,6 +67,22 @@ class Segment(SharedMemory):
     def reserve(self, start: int, length: int) -> None:
         os_linux.reserve(self._fd, start, length)
 
+    def map_overflow(self, start: int, fd: int) -> None:
+        """From ``start`` on the mapping is that of another file.  OSError when that is not possible."""
+        os_linux.map_over(self._mmap, start, self._size - start, fd)
+
+    def map_overflow_of(self, start: int, path: str) -> None:
+        """The same with the file that the node names.  RuntimeError when it cannot be opened."""
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise RuntimeError(f"the overflow file of the object store cannot be opened ({error}): run this process "
+                               "as the user, and in the pid namespace, of its node") from error
+        try:
+            self.map_overflow(start, fd)
+        finally:
+            os.close(fd)
+
     def close(self) -> None:
         """Unmap, or leave that to the last view: arrays that users hold stay valid."""
         try:
@@ -81,6 +98,23 @@ class Segment(SharedMemory):
 
     def unlink(self) -> None:
         remove(os_linux.SHM_DIR + self._name)
+
+
+def make_overflow(directory: str, size: int) -> int:
+    """A sparse file without a name, for what the arena cannot take; its descriptor.  OSError when there is no place.
+
+    Processes of this user open it through /proc/PID/fd, so nothing of it is left when its node is killed.
+    """
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, f"overflow-{os.urandom(8).hex()}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.unlink(path)
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def remove(path: str) -> None:

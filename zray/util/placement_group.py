@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from zray.base.ids import PlacementGroupID
+from zray.base.ids import INCARNATION_SIZE, NODE_SIZE, PlacementGroupID
 from zray.base.plain_numbers import plain
 from zray.handles.connection import connected
 from zray.handles.refs import ObjectRef
@@ -99,8 +99,9 @@ def placement_group(bundles: list[dict[str, float]], strategy: str | None = None
 
     strategy: "PACK" (few nodes, the default), "SPREAD" (many nodes), "STRICT_PACK" (one node), "STRICT_SPREAD" (a node
     each).  ``name`` makes it findable in this namespace.  ``lifetime`` None ends the group with the job, "detached"
-    with remove_placement_group.  Returns at once; see ``ready()`` and ``wait()``.  ValueError for bundles, strategy or
-    lifetime that are not valid, and for a name that is taken.
+    with remove_placement_group.  ``_soft_target_node_id``: the hex id of a node for a STRICT_PACK group, which is
+    placed elsewhere when that node is gone or has no room.  Returns at once; see ``ready()`` and ``wait()``.
+    ValueError for bundles, strategy, lifetime or target that are not valid, and for a name that is taken.
     """
     bundles = [plain(bundle) for bundle in bundles] if isinstance(bundles, list) else bundles
     wire = checked_bundles(bundles)
@@ -111,12 +112,28 @@ def placement_group(bundles: list[dict[str, float]], strategy: str | None = None
         raise ValueError(f"Placement group `lifetime` argument must be either `None` or 'detached'. Got {lifetime}.")
     if not isinstance(name, str):
         raise TypeError(f"The name of a placement group is a str, not {name!r}")
-    if _soft_target_node_id is not None or bundle_label_selector or topology_strategy is not None:
-        raise ValueError("`_soft_target_node_id`, `bundle_label_selector` and `topology_strategy` are not supported by "
-                         "this version.")
+    if bundle_label_selector:
+        raise ValueError("`bundle_label_selector` is not supported by this version.")
+    target = b"" if _soft_target_node_id is None else _node_of(_soft_target_node_id, strategy)
     shown = [{resource: float(value) for resource, value in bundle.items()} for bundle in bundles]
-    group = connected().groups.create(wire, shown, strategy or "PACK", name, lifetime == "detached")
+    group = connected().groups.create(wire, shown, strategy or "PACK", name, lifetime == "detached",
+                                      target)
     return PlacementGroup(PlacementGroupID(group), shown)
+
+
+def _node_of(node_id: Any, strategy: str | None) -> bytes:
+    """The node that a STRICT_PACK group prefers."""
+    if strategy != "STRICT_PACK":
+        raise ValueError(f"_soft_target_node_id currently only works with STRICT_PACK but got {strategy or 'PACK'}")
+    if not isinstance(node_id, str):
+        raise TypeError(f"_soft_target_node_id is the hex id of a node, not {node_id!r}")
+    try:
+        found = bytes.fromhex(node_id)
+    except ValueError:
+        found = b""
+    if len(found) != NODE_SIZE:
+        raise ValueError(f"Invalid hex ID of _soft_target_node_id, got {node_id}: it has {2 * NODE_SIZE} hex digits")
+    return found[:INCARNATION_SIZE]
 
 
 def checked_bundles(bundles: Any) -> list[dict[str, int]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
+from zray.base.errors import OufOfBandObjectRefSerializationException
 from zray.base.plain_text import full_name
 from zray.values import unserializable
 from zray.values.pickler import DefinitionPickler, cloud_dumps, pickle_by_value_if_unreachable
@@ -29,6 +30,8 @@ def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
     kind = "class" if isinstance(definition, type) else "function"
     try:
         blob = cloud_dumps(definition, kind=DefinitionPickler)
+    except OufOfBandObjectRefSerializationException:
+        raise
     except Exception as error:  # a captured object's __reduce__ may raise anything
         raise unserializable.definition(definition, full_name(definition), error) from error
     if len(blob) > WARN_BYTES:

@@ -20,7 +20,8 @@ from typing import Any
 import cloudpickle
 
 from zray.base import sources
-from zray.base.errors import exception_members, fill_exception, rebuild_exception
+from zray.base.errors import fill_exception, rebuild_exception
+from zray.base.exception_members import exception_members
 from zray.values.custom_serializers import custom
 from zray.values.pickled_caches import reduce_cache
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any
 
-from zray.base import frames
+from zray.base import frames, os_linux
 from zray.base.plain_text import full_name
 from zray.base.task_errors import RayTaskError, TaskErrorRecord, header, load_error
 from zray.values.custom_serializers import custom
@@ -254,8 +254,16 @@ def loads(buffer: bytes | memoryview, register_ref: Callable[[Any], None] | None
         context.register = outer
 
 
+def _aligned(payload: bytes) -> memoryview:
+    """A copy of an inline payload that begins where its buffers are aligned: bytes themselves begin 32 bytes off."""
+    room = bytearray(len(payload) + BUFFER_ALIGN)
+    start = -os_linux.address_of(room) % BUFFER_ALIGN
+    room[start : start + len(payload)] = payload
+    return memoryview(room)[start : start + len(payload)].toreadonly()
+
+
 def _loads_with_buffers(buffer: bytes | memoryview) -> Any:
-    view = memoryview(buffer).toreadonly()
+    view = _aligned(buffer) if type(buffer) is bytes else memoryview(buffer).toreadonly()
     _, count, length = _HEAD.unpack_from(view)
     start = _HEAD.size + count * _ENTRY.size
     total = view.nbytes

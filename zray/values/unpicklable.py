@@ -21,6 +21,8 @@ class Culprit(NamedTuple):
     path: str
     value: Any
     error: str
+    parent: Any = None  # the object that it is a part of
+    labels: tuple[str, ...] = ()  # the parts of the path
 
     def __str__(self) -> str:
         return f"{self.path or '(the value itself)'} ({describe(self.value)})"
@@ -61,7 +63,8 @@ def find(value: Any) -> Culprit | None:
     error = why_not(value)
     if error is None:
         return None
-    path = ""
+    labels: list[str] = []
+    parent: Any = None
     steps = 0
     seen = {id(value)}
     for _ in range(SEARCH_DEPTH_MAX):
@@ -70,15 +73,16 @@ def find(value: Any) -> Culprit | None:
                 continue
             steps += 1
             if steps > STEPS_MAX:
-                return Culprit(path, value, error)
+                return Culprit("".join(labels), value, error, parent, tuple(labels))
             child_error = why_not(child)
             if child_error is not None:
                 seen.add(id(child))
-                path, value, error = path + label, child, child_error
+                labels.append(label)
+                parent, value, error = value, child, child_error
                 break
         else:
             break
-    return Culprit(path, value, error)
+    return Culprit("".join(labels), value, error, parent, tuple(labels))
 
 
 def children(value: Any) -> Iterator[tuple[str, Any]]:

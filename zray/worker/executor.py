@@ -14,14 +14,16 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from zray.base import frames
 from zray.base.errors import AsyncioActorExit
 from zray.base.plain_text import representation
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
 from zray.values import serialization
-from zray.wire.messages import FAILED, JobSettings
+from zray.wire.messages import JobSettings
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
@@ -30,7 +32,7 @@ from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_B
 from zray.worker.places import Place, place_of, queued
 from zray.worker.ports import CoreProcess, Surroundings
 from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, ServedLease
-from zray.worker.run import invoke, results
+from zray.worker.run import generators, invoke, results
 from zray.worker.run.cancel import Interrupts
 from zray.worker.run.functions import FunctionCache
 from zray.worker.run.inline import Inline
@@ -204,6 +206,7 @@ class TaskExecutor:
         encode = invoke.encode
         rt = self.rt
         none = serialization.NONE
+        generator = GeneratorType
         events = self.events.pending
         room = self.events.room
         current: ServedLease | None = None
@@ -242,8 +245,12 @@ class TaskExecutor:
                         interrupts.current = task
                         args, kwargs = load_args(payload, (), (), register)
                         value = function(*args, **kwargs) if kwargs else function(*args)
-                        interrupts.current = None
-                        result = none if value is None else encode(rt, value, task_id, 1)
+                        if type(value) is generator:
+                            result = generators.run(rt, value, task, name)
+                            interrupts.current = None
+                        else:
+                            interrupts.current = None
+                            result = none if value is None else encode(rt, value, task_id, 1)
                     except BaseException as error:
                         interrupts.current = None
                         result = self.failed(error, task, name)
@@ -264,8 +271,7 @@ class TaskExecutor:
             now = clock()
             took = now - before
             if len(events) < room or (took > FLUSH_AFTER_NS and room):
-                failed = type(result) is list and result[0] == FAILED
-                events.append((task[0], task[1], context.task_name, before, now, not failed, 1))
+                events.append((task[0], task[1], context.task_name, before, now, results.succeeded(result), 1))
             before = now
             lease.spent_ns += took
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:
@@ -305,8 +311,8 @@ class TaskExecutor:
             count = task[RETURNS]
             if count == STREAMING:
                 result = self.streams.run(task, value, lease)
-            elif count == DYNAMIC:
-                result = invoke.dynamic(self.rt, value, task)
+            elif count == DYNAMIC or (count and generators.is_generator(value)):
+                result = generators.run(self.rt, value, task, name)
             else:
                 interrupts.current = None
                 result = invoke.returns(self.rt, value, task, name)
@@ -385,7 +391,7 @@ class TaskExecutor:
                 self.machine.hand_back()
             self.surroundings.end(exit_code(error))  # the running task counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
-            return results.cancelled(task, name)
+            return results.cancelled(task, name, waited=frames.passes(error, "zray.core.waits."))
         return invoke.failure(error, name, self.where())
 
     def where(self) -> invoke.CodePlace:

@@ -1,6 +1,6 @@
 """The decisions of a worker process: the WorkerMachine (pure).  A :class:`Runner` outside it runs user code.
 
-    free --PushTasks--> runs tasks of leases --max_calls reached, WorkerExit--> ends
+    free --PushTasks--> runs tasks of leases --max_calls reached, WorkerExit--> ends, when no process needs its objects
     free --ActorInit--> becomes an actor (zray.worker.actors.life) --leave, WorkerExit--> ActorExit --WorkerExit--> ends
 
     replies     are gathered for each lease.  They are sent when the queue is empty, after a task over FLUSH_AFTER_NS,
@@ -58,6 +58,8 @@ CHUNK_TICKS = 5
 CALLS_LOOK_S = 0.1
 CALLS_REPORTED_MAX = 100
 CANCELS_KEPT = 1024
+# How often a worker that has reached max_calls looks whether others still need its objects or tasks.
+END_LOOK_S = 0.1
 
 # The next step when there is no task to run now.
 RUN, WAIT, STOP = "run", "wait", "end"
@@ -124,6 +126,7 @@ class WorkerMachine:
         self.has_job = False  # no task may run before the job is known
         self.stopping: str | None = None
         self.exiting = False  # max_calls is reached, and the owner knows it
+        self._looking_for_end = False
         self.announced = False  # ActorExit was sent
         self.blocked = 0
         self._watching = self._watching_calls = False
@@ -302,7 +305,17 @@ class WorkerMachine:
             if self.queue.entries or (self.actor_to_start is not None and self.actor is None):
                 return RUN
             self.cancels.clear()
+        if self.exiting and self.stopping is None and self._owner_busy():
+            if not self._looking_for_end:
+                self._looking_for_end = True
+                self._later(END_LOOK_S, self._look_for_end)
+            return WAIT
         return WAIT if self.stopping is None and not self.exiting else STOP
+
+    def _look_for_end(self) -> None:
+        """The last run of a function with max_calls has ended: has the need for this process ended too?"""
+        self._looking_for_end = False
+        self._wake()
 
     def _wake_queue(self) -> None:
         """The queue has a new entry: wake its thread, and watch for long tasks."""

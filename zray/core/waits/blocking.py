@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from zray.base import errors
@@ -238,44 +239,70 @@ class Waits:
              ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         """``(ready, rest)``, each in the order of ``refs``; at most ``num_returns`` are ready.
 
-        With ``fetch_local`` the transfers of ready objects on other nodes have begun when it returns.
+        With ``fetch_local`` an object is ready when its value is on this node, and it is brought here; without, when
+        it is anywhere.
         """
         if timeout == 0:
-            return self._wait_now(refs, num_returns)
+            return self._wait_now(refs, num_returns, fetch_local)
         group = self._wait_group(refs)
-        if num_returns == 1 and group.arrivals.ready:
-            return self._first_ready(refs, group, fetch_local)
         arrivals, pending = group.arrivals, group.pending
-        if len(arrivals.ready) < num_returns:
+        if fetch_local and arrivals.ready:
+            self._bring(group, num_returns)
+        if num_returns == 1 and arrivals.ready:
+            return self._first_ready(refs, group)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while len(arrivals.ready) < num_returns:
             with self.loop.lock:
                 missing = num_returns - len(arrivals.ready)
                 count = Countdown(self.loop, missing)
                 arrivals.waiter = count if missing > 0 else None
             if missing > 0:
                 try:
-                    self.block(count, timeout,
+                    self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()),
                                lambda: self.reasons([ref._record for ref in list(pending.values())]),
                                explained=False)
                 except errors.GetTimeoutError:
-                    pass
+                    break
                 finally:
                     arrivals.waiter = None
+            if fetch_local:
+                self._bring(group, num_returns)
         ready = arrivals.ready
         if num_returns == 1 and ready:
-            return self._first_ready(refs, group, fetch_local)
+            return self._first_ready(refs, group)
         taken = {ready.popleft() for _ in range(min(num_returns, len(ready)))}
         done = [ref for oid, ref in pending.items() if oid in taken]
         for oid in taken:
             del pending[oid]
         rest = RefList(pending.values())
         rest.group = group
-        if fetch_local:
-            self.values.prefetch([ref._record.value for ref in done])
         self.loop.raise_pending()
         return done, rest
 
-    def _first_ready(self, refs: Sequence[ObjectRef], group: WaitGroup, fetch_local: bool
-                     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    def _bring(self, group: WaitGroup, wanted: int) -> None:
+        """Begin the transfers of ready objects that are on other nodes: these count again when they have arrived.
+
+        Looks at as many as it takes to find ``wanted`` that are here.
+        """
+        arrivals = group.arrivals
+        ready = arrivals.ready
+        here: list[bytes] = []
+        fetching = False
+        with self.loop.lock:
+            while ready and len(here) < wanted:
+                oid = ready.popleft()
+                record = group.pending[oid]._record
+                distant = self.stored.value_to_transfer(record.value) if type(record.value) is list else None
+                if distant is None:
+                    here.append(oid)
+                else:
+                    fetching = True
+                    self.stored.fetch(distant, partial(_arrived, arrivals, record))
+            ready.extendleft(reversed(here))
+        if fetching:
+            self.loop.turn()
+
+    def _first_ready(self, refs: Sequence[ObjectRef], group: WaitGroup) -> tuple[list[ObjectRef], list[ObjectRef]]:
         """The result of ``wait`` for one.  Programs call it in a loop with thousands of references."""
         ref = group.pending.pop(group.arrivals.ready.popleft())
         if refs[0] is ref:  # mostly true; a copy costs a fifth of a walk through the dictionary
@@ -284,12 +311,11 @@ class Waits:
         else:
             rest = RefList(group.pending.values())
         rest.group = group
-        if fetch_local and type(ref._record.value) is list:
-            self.values.prefetch([ref._record.value])
         self.loop.raise_pending()
         return [ref], rest
 
-    def _wait_now(self, refs: Sequence[ObjectRef], num_returns: int) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    def _wait_now(self, refs: Sequence[ObjectRef], num_returns: int, fetch_local: bool
+                  ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         with self.loop.lock:
             for ref in refs:
                 if ref._record.value is None:
@@ -298,8 +324,20 @@ class Waits:
         done: list[ObjectRef] = []
         rest: list[ObjectRef] = []
         for ref in refs:
-            (done if ref._record.value is not None and len(done) < num_returns else rest).append(ref)
+            ready = len(done) < num_returns and ref._record.value is not None and not (
+                fetch_local and self._is_distant(ref._record.value))
+            (done if ready else rest).append(ref)
         return done, rest
+
+    def _is_distant(self, value: Any) -> bool:
+        """Whether the value is on another node; its transfer begins."""
+        if type(value) is not list:
+            return False
+        with self.loop.lock:
+            distant = self.stored.value_to_transfer(value)
+            if distant is not None:
+                self.stored.fetch(distant)
+        return distant is not None
 
     def _wait_group(self, refs: Sequence[ObjectRef]) -> WaitGroup:
         if type(refs) is RefList and refs.group is not None:
@@ -340,22 +378,6 @@ class Waits:
                     return
                 stream.waiters = [*(stream.waiters or ()), count]
             self.block(count, timeout, lambda: self.reasons([StreamRecord(stream)]))
-
-    def get_dynamic(self, generator: ObjectRefGenerator, timeout: float | None) -> ObjectRefGenerator:
-        """Wait for the end of a task with ``num_returns="dynamic"``: its generator, or its error is raised."""
-        stream = generator._stream
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with self.loop.lock:
-                if stream.ended:
-                    last = stream.ready[-1].value if stream.ready else None
-                    break
-                received = stream.received
-            self._wait_stream(stream, received, deadline)
-        if type(last) is list and last[0] == m.FAILED:
-            self._seen([last])
-            raise self.values.error(last)
-        return generator
 
     async def next_of_stream_async(self, stream: ItemStream) -> ObjectRef | None:
         while True:
@@ -404,3 +426,8 @@ class Waits:
         reasons = self.reasons((record,))
         Asking(self.whys, EXPLAIN_S).follow(reasons.found)
         return str(reasons)
+
+
+def _arrived(arrivals: Any, record: Any, pending: Any) -> None:
+    """The transfer of a ready object has ended."""
+    arrivals(record)

@@ -47,8 +47,8 @@ class Group:
     """One placement group."""
 
     __slots__ = ("attempt", "avoid", "bundles", "cause", "contended", "created_s", "detached", "id", "job", "name",
-                 "namespace", "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "state", "steady_s",
-                 "steady_until", "strategy", "used", "version", "view_changed")
+                 "namespace", "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "soft_target",
+                 "state", "steady_s", "steady_until", "strategy", "used", "version", "view_changed")
 
     def __init__(self, group: bytes, job: int, spec: dict, now: float) -> None:
         self.id, self.job, self.since = group, job, now
@@ -57,6 +57,7 @@ class Group:
         self.name: str = spec.get("name") or ""
         self.namespace: str = spec.get("namespace") or ""
         self.detached = bool(spec.get("detached"))
+        self.soft_target: bytes = spec.get("soft_target") or b""  # the node that a STRICT_PACK group prefers
         if not self.bundles or not all(self.bundles) or self.strategy not in packing.STRATEGIES:
             raise ValueError("a group needs bundles that are not empty, and a strategy")
         bad = next((b[GPU] for b in self.bundles if not packing.gpus_valid(b.get(GPU, 0))), None)
@@ -109,4 +110,4 @@ class Group:
                 "nodes": list(self.nodes), "node_ids": [node_id(node) if node else "" for node in self.nodes],
                 "creator_job_id": self.job, "is_detached": self.detached, "attempts": self.attempt,
                 "cause": int(self.cause.get("cause", 0)), "detail": self.cause.get("detail", ""),
-                "created_s": self.created_s}
+                "created_s": self.created_s, "soft_target": self.soft_target}

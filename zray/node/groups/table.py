@@ -180,7 +180,8 @@ class GroupTable:
     def adopt(self, group: bytes, row: dict[str, Any], live: set[bytes], now: float) -> None:
         """Adopt a group whose home died; ``row`` is the last that the home wrote, ``live`` all live nodes."""
         about = {"bundles": row["units"], "strategy": row["strategy"], "name": row["name"],
-                 "namespace": row["ray_namespace"], "detached": row["is_detached"]}
+                 "namespace": row["ray_namespace"], "detached": row["is_detached"],
+                 "soft_target": row.get("soft_target", b"")}
         found = Group(group, row["creator_job_id"], about, now)
         found.version = row["version"] + ADOPTION_STEP
         found.attempt = row["attempts"] + ADOPTION_STEP
@@ -317,7 +318,7 @@ class GroupTable:
         others = [node for node in found.nodes if node]
         held = [] if current is None else [
             (node, found.bundles[index]) for node in sorted(current.yes) for index in current.nodes[node]]
-        nodes = packing.choose(view, bundles, found.strategy, others, held=held)
+        nodes = packing.choose(view, bundles, found.strategy, others, held=held, prefer=found.soft_target)
         waits = nodes is not None and found.contended
         if current is not None:
             if nodes is None:

@@ -33,12 +33,13 @@ SEARCH_BUNDLES_MAX = 200  # the search recurses
 def choose(
     view: ClusterView, bundles: Sequence[Resources], strategy: str, others: Sequence[bytes] = (),
     avoid: Collection[bytes] = (), by: str = "available", held: Sequence[tuple[bytes, Resources]] = (),
+    prefer: bytes = b"",
 ) -> list[bytes] | None:
     """A node for each of ``bundles``, or None when there is no place for all.
 
     ``others``: nodes of the group's bundles that stay where they are, one entry a bundle.  ``avoid``: nodes not to use.
     ``by`` "total" asks what would fit if every node were empty.  ``held``: what nodes have set aside for these bundles
-    already, which counts as free.
+    already, which counts as free.  ``prefer``: the node for a STRICT_PACK group, if it is there and has room.
     """
     dense = _dense(view, bundles)
     if dense is None:
@@ -53,7 +54,7 @@ def choose(
         orders.append(sorted(orders[0], key=lambda i: (-_size(view, dense[i]), i)))
         if orders[1] == orders[0]:
             del orders[1]
-    for allowed in _masks(view, strategy, others, avoid):
+    for allowed in _masks(view, strategy, others, avoid, prefer):
         found = [rows for order in orders if (rows := _pack(view, free, allowed, dense, strategy, order)) is not None]
         if not found and strategy in ("PACK", "SPREAD"):
             searched = _search(free, allowed, dense, orders[-1], strategy == "SPREAD")
@@ -118,13 +119,16 @@ def _size(view: ClusterView, demand: list[int]) -> int:
     return size
 
 
-def _masks(view: ClusterView, strategy: str, others: Sequence[bytes], avoid: Collection[bytes]) -> list[list[int]]:
+def _masks(view: ClusterView, strategy: str, others: Sequence[bytes], avoid: Collection[bytes],
+           prefer: bytes) -> list[list[int]]:
     """Rows that may be used, the better choice first."""
     alive = [1 if view.alive[row] and row not in view.draining and node not in avoid else 0
              for row, node in enumerate(view.nodes)]
     has = [sum(node == other for other in others) for node in view.nodes]
     if not others:
-        return [alive]
+        row = view.row_of.get(prefer, -1) if prefer else -1
+        wanted = [ok if at == row else 0 for at, ok in enumerate(alive)]
+        return [wanted, alive] if any(wanted) else [alive]
     if strategy == "STRICT_PACK":
         return [[ok if count else 0 for ok, count in zip(alive, has, strict=True)]]
     if strategy == "STRICT_SPREAD":

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 FULL_REASON = "full: "  # how the error of a StoreRestored begins when there was no room
+DISK_FULL_REASON = "disk full: "  # ... and when the disk had none either
 
 
 class SendToClient(NamedTuple):
@@ -15,6 +16,20 @@ class SendToClient(NamedTuple):
 
 class Grow(NamedTuple):
     """Back ``[start, start + size)`` of the arena with memory; answer with ``room.grown``."""
+
+    start: int
+    size: int
+
+
+class Back(NamedTuple):
+    """Reserve disk blocks for ``[start, start + size)`` of the overflow; answer with ``room.backed``."""
+
+    start: int
+    size: int
+
+
+class Punch(NamedTuple):
+    """Give the disk blocks of this part of the overflow back; answer with ``room.returned``."""
 
     start: int
     size: int
@@ -64,7 +79,7 @@ class Freed(NamedTuple):
     generation: int
 
 
-Effect = SendToClient | Grow | SpillObject | Load | UnlinkFile | Arriving | Dropped | Freed
+Effect = SendToClient | Grow | Back | Punch | SpillObject | Load | UnlinkFile | Arriving | Dropped | Freed
 
 
 class Phase(Enum):

@@ -3,7 +3,11 @@
     request     room is free           granted: StoreGrant to the client, or ``ports.load`` for an object
                 none is free           waits; requests are served in order
     waits       Grow succeeds, memory comes back      served; the head's deadline moves
-                deadline passes        refused: StoreRefused to the client, or ``ports.give_up`` for an object
+                deadline passes        overflow: room in a file (zray.store.node.overflow)
+    overflow    Back succeeds          granted
+                Back fails             refused: StoreRefused to the client, or ``ports.give_up`` for an object
+
+A request that is larger than the arena goes to the overflow at once.  Where there is none, requests are refused.
 
 When there is no room: grow the arena; then recall extents, and let objects leave (``ports.make_room``).
 
@@ -20,14 +24,27 @@ from sortedcontainers import SortedDict
 
 from zray.store.header import Headers
 from zray.store.node.arena import Arena
-from zray.store.node.records import Client, Effect, ExtentGrant, Grow, SendToClient, StoredObject, Waiting
-from zray.wire.messages import StoreGrant, StorePulling, StoreRecall, StoreRefused, StoreWant
+from zray.store.node.overflow import Overflow
+from zray.store.node.records import (
+    DISK_FULL_REASON,
+    FULL_REASON,
+    Client,
+    Effect,
+    ExtentGrant,
+    Grow,
+    SendToClient,
+    StoredObject,
+    Waiting,
+)
+from zray.wire.messages import StoreCollect, StoreGrant, StorePulling, StoreRecall, StoreRefused, StoreWant
 
 RECALL_RETRY_S = 0.25
 IDLE_RECALL_S = 5.0
 FULL_RETRY_S = 5.0  # after the disk or /dev/shm was full
 FIRST_EXTENT_BYTES = 1024 * 1024
 FIRST_GROWTH_BYTES = 8 * 1024 * 1024
+COLLECT_ABOVE = 0.7  # of the arena in use: ask the clients to collect garbage, as Ray does
+COLLECT_AGAIN_S = 10.0  # a collection stops a process for up to a second
 WAIT_FACTOR_MAX = 10  # a request with progress around it is refused after this many times full_wait_s
 PAGE = 4096
 
@@ -46,10 +63,11 @@ class Room:
     """See the module's docstring.  ``out`` and ``counts`` are the store table's."""
 
     def __init__(self, headers: Headers, capacity: int, ports: RoomPorts, out: list[Effect], counts: dict[str, int], *,
-                 step_bytes: int, extent_bytes: int, full_wait_s: float) -> None:
+                 step_bytes: int, extent_bytes: int, full_wait_s: float, overflow_bytes: int = 0) -> None:
         self.headers = headers
         self.arena = Arena(capacity)
         self.capacity = self.arena.capacity
+        self.overflow = Overflow(self.capacity, overflow_bytes, out)
         self.ports = ports
         self.step_bytes = step_bytes
         self.extent_bytes = extent_bytes
@@ -62,6 +80,7 @@ class Room:
         self.growth_error = ""
         self._growth_again_at = 0.0
         self._idle_recall_at = 0.0
+        self._collect_again_at = 0.0
         self._recall = 0
         self._out = out
         self._counts = counts
@@ -74,6 +93,7 @@ class Room:
     def disconnect(self, client: bytes) -> list[ExtentGrant]:
         """The process is gone, with its requests: its extents, which the store must take over."""
         state = self.clients.pop(client)
+        self.overflow.cancel(None, client)
         self.waiting = deque(w for w in self.waiting if w.stored is not None or w.client != client)
         return [self._taken(self.grants[offset]) for offset in sorted(state.grants)]
 
@@ -83,12 +103,13 @@ class Room:
             self._counts["ignored"] += 1
             return
         size = self._extent_size(state, message.nbytes)
+        request = Waiting(client, message.request, size, None, now + self.full_wait_s,
+                          now + WAIT_FACTOR_MAX * self.full_wait_s)
         if size > self.capacity:
-            reason = f"an object of {message.nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
-            self._refuse(client, message.request, reason)
+            self._overflow(request, f"an object of {message.nbytes:,} bytes does not fit into a store of "
+                                    f"{self.capacity:,} bytes")
             return
-        self._wait(Waiting(client, message.request, size, None, now + self.full_wait_s,
-                           now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+        self._wait(request, now)
 
     def surrendered(self, client: bytes, extents: list[Any]) -> list[ExtentGrant]:
         """Extents that a client gives back, which the store must take over."""
@@ -131,11 +152,17 @@ class Room:
 
     def want_block(self, stored: StoredObject, client: bytes, request: int, now: float) -> None:
         """``ports.load`` follows, or ``ports.give_up``."""
-        self._wait(Waiting(client, request, stored.size, stored, now + self.full_wait_s,
-                           now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+        waiting = Waiting(client, request, stored.size, stored, now + self.full_wait_s,
+                          now + WAIT_FACTOR_MAX * self.full_wait_s)
+        if stored.size <= self.capacity:
+            self._wait(waiting, now)
+        else:
+            self._overflow(waiting, f"an object of {stored.nbytes:,} bytes does not fit into a store of "
+                                    f"{self.capacity:,} bytes")
 
     def cancel(self, stored: StoredObject) -> None:
         """The object needs no block any more."""
+        self.overflow.cancel(stored, b"")
         self.waiting = deque(request for request in self.waiting if request.stored is not stored)
 
     # ------------------------------------------------------------ memory and time
@@ -149,6 +176,37 @@ class Room:
         else:
             self.arena.grow(size)
         self.serve(now)
+
+    def backed(self, start: int, error: str, now: float) -> None:
+        """The Back is done: a range of the overflow may be used, or the disk is full."""
+        request = self.overflow.backed(start, error)
+        if request is None:
+            return
+        if error:
+            reason = f"no room for {request.size:,} bytes: {error}; {self.ports.describe()}"
+            self._refuse(request, reason, disk_full=True)
+        else:
+            self._counts["overflowed"] += 1
+            self._use(request, start)
+
+    def returned(self, start: int, now: float) -> None:
+        """The Punch is done."""
+        self.overflow.returned(start)
+
+    def release(self, start: int, size: int) -> None:
+        """A range that was granted, or a block, is free."""
+        if self.overflow.holds(start):
+            self.overflow.release(start, size)
+        else:
+            self.arena.free(start, size)
+
+    def regions(self) -> list[tuple[int, int]]:
+        """``(start, end)`` of each part that has room behind it."""
+        return [(0, self.arena.reserved), (self.overflow.start, self.overflow.start + self.overflow.size)]
+
+    def free_ranges(self) -> list[tuple[int, int]]:
+        """Ranges that are no extent and no block."""
+        return self.arena.ranges() + self.overflow.held()
 
     def progress(self, now: float) -> None:
         """Memory became free: the head of the queue may wait on."""
@@ -165,7 +223,7 @@ class Room:
         # Growing was tried; requests that still wait try again after another while, not at once.
         if now >= self._growth_again_at:
             self._growth_again_at = now + FULL_RETRY_S
-        if self.granted_bytes * 2 > self.capacity and now >= self._idle_recall_at:
+        if self._may_hold_idle and now >= self._idle_recall_at:
             self._idle_recall_at = now + IDLE_RECALL_S
             for client, state in self.clients.items():
                 if state.grants and state.recalled_at < 0:
@@ -181,9 +239,14 @@ class Room:
                 times.append(min(recalled) + RECALL_RETRY_S)
             if self.growth_error:
                 times.append(self._growth_again_at)
-        if self.granted_bytes * 2 > self.capacity:
+        if self._may_hold_idle:
             times.append(self._idle_recall_at)
         return min(times) if times else None
+
+    @property
+    def _may_hold_idle(self) -> bool:
+        """Whether it is worth asking the clients for extents that they do not use."""
+        return self.granted_bytes * 2 > self.capacity or self.overflow.used_bytes > 0
 
     # ------------------------------------------------------------ the queue
 
@@ -211,14 +274,26 @@ class Room:
             if offset is None:
                 if not self._grow(head.size, now):
                     self._report_full()
+                    self._collect(now)
                     self.recall_all(head.size, now)
                     self.ports.make_room(head.size, now)
                 return
-            self.waiting.popleft()
-            if head.stored is None:
-                self._grant(head, offset)
-            else:
-                self.ports.load(head.stored, offset)
+            self._use(self.waiting.popleft(), offset)
+            self._collect(now)
+
+    def _collect(self, now: float) -> None:
+        """When the arena runs full: garbage of the clients may hold references to what is in it."""
+        used = self.arena.reserved - self.arena.free_bytes
+        if used > COLLECT_ABOVE * self.capacity and now >= self._collect_again_at:
+            self._collect_again_at = now + COLLECT_AGAIN_S
+            for client in self.clients:
+                self._send(client, StoreCollect())
+
+    def _use(self, request: Waiting, offset: int) -> None:
+        if request.stored is None:
+            self._grant(request, offset)
+        else:
+            self.ports.load(request.stored, offset)
 
     def _grant(self, request: Waiting, offset: int) -> None:
         self.headers.format(offset, request.size)
@@ -256,20 +331,30 @@ class Room:
 
     def _give_up(self, request: Waiting) -> None:
         reason = f"no room for {request.size:,} bytes within {self.full_wait_s:g} s; {self.ports.describe()}"
-        if request.stored is None:
-            self._refuse(request.client, request.request, reason)
-        else:
-            self.ports.give_up(request.stored, reason)
+        self._overflow(request, reason)
 
-    def _refuse(self, client: bytes, request: int, reason: str) -> None:
+    def _overflow(self, request: Waiting, reason: str) -> None:
+        """Memory cannot take the request, for this reason: give it room in the file, or refuse it."""
+        if self.overflow.take(request):
+            return
+        if self.overflow.size:
+            reason += f"; the overflow file has {self.overflow.used_bytes:,} of {self.overflow.size:,} bytes in use"
+        self._refuse(request, reason, disk_full=self.overflow.size > 0)
+
+    def _refuse(self, request: Waiting, reason: str, *, disk_full: bool = False) -> None:
+        if request.stored is not None:
+            self.ports.give_up(request.stored, (DISK_FULL_REASON if disk_full else FULL_REASON) + reason)
+            return
         self._counts["refused"] += 1
-        self._send(client, StoreRefused(request, {"reason": reason, **self.ports.usage()}))
+        self._send(request.client, StoreRefused(request.request, {"reason": reason, "disk_full": disk_full,
+                                                                  **self.ports.usage()}))
 
     def _send(self, client: bytes, message: Any) -> None:
         self._out.append(SendToClient(client, message))
 
     def check(self) -> None:
         self.arena.check()
+        self.overflow.check()
         assert self.granted_bytes == sum(grant.size for grant in self.grants.values())
         held = {offset for state in self.clients.values() for offset in state.grants}
         assert held == set(self.grants)

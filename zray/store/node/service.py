@@ -25,16 +25,29 @@ from zray.store.header import Headers
 from zray.store.node import ownerless, views
 from zray.store.node.ownerless import OwnerlessObject
 from zray.store.node.reaper import write_owner
-from zray.store.node.records import Arriving, Dropped, Effect, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
+from zray.store.node.records import (
+    Arriving,
+    Back,
+    Dropped,
+    Effect,
+    Freed,
+    Grow,
+    Load,
+    Punch,
+    SendToClient,
+    SpillObject,
+    UnlinkFile,
+)
 from zray.store.node.spill import Spiller
 from zray.store.node.table import StoreTable
-from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
+from zray.store.segment import PAYLOAD_MARK, ControlSegment, Segment, Slot, arena_name, control_name, make_overflow
 from zray.store.transfer.copies import NODE_ITSELF
 from zray.store.transfer.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.transfer.machine import TransferMachine
 from zray.wire.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
 
 CAPACITY_BYTES_MIN = 1024 * 1024
+OVERFLOW_BYTES_MAX = 1 << 42  # address space only; x86-64 has 2**47
 SLOTS_SPARE = 512  # drivers, and workers that are about to end
 
 
@@ -64,14 +77,47 @@ def choose_capacity(asked: int) -> int:
     return capacity // mmap.PAGESIZE * mmap.PAGESIZE
 
 
+def make_overflow_file(directory: str, size: int) -> tuple[int, int]:
+    """``(descriptor, bytes)`` of the overflow file; no bytes where there can be none."""
+    try:
+        if size < 0:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            disk = os.statvfs(directory)
+            size = min(disk.f_blocks * disk.f_frsize, OVERFLOW_BYTES_MAX) // mmap.PAGESIZE * mmap.PAGESIZE
+        return (make_overflow(directory, size), size) if size else (-1, 0)
+    except OSError:
+        return -1, 0  # the store then refuses what does not fit into memory
+
+
+def make_arena(session: str, size: int, overflow: tuple[int, int]) -> Segment:
+    """The arena, with the overflow file mapped at its end where that is possible."""
+    fd, more = overflow
+    if more:
+        try:
+            arena = Segment(arena_name(session), create=True, size=size + more)
+        except OSError:
+            return Segment(arena_name(session), create=True, size=size)  # address space is limited
+        try:
+            arena.map_overflow(size, fd)
+            return arena
+        except OSError:
+            arena.close()
+            arena.unlink()
+    return Segment(arena_name(session), create=True, size=size)
+
+
 class StoreService:
     """See the module's docstring; made by :meth:`create`."""
 
     def __init__(self, session: str, control: ControlSegment, arena: Segment, spiller: Spiller, config: Config,
                  send: Callable[[bytes, Any], None], call_soon_threadsafe: Callable[[Callable[[], None]], Any],
                  clock: Callable[[], float], ends: Ends, node: bytes = b"",
-                 record_location: RecordLocation = _record_nowhere, find_location: FindLocation = _find_nowhere):
+                 record_location: RecordLocation = _record_nowhere, find_location: FindLocation = _find_nowhere,
+                 overflow: tuple[int, int] = (-1, 0)):
+        """``overflow``: descriptor and size of the file that is mapped at the end of the arena."""
         self.session = session
+        self.overflow_fd, overflow_bytes = overflow
+        self.capacity = arena.size - overflow_bytes
         self.control = control
         self.arena = arena
         self.spiller = spiller
@@ -82,8 +128,9 @@ class StoreService:
         self.on_pressure: Callable[[], None] = lambda: None  # objects go to disk, or a request is refused
         self._performing = False
         self.headers = Headers(memoryview(arena.map))
-        self.table = StoreTable(self.headers, arena.size, self._pinned, step_bytes=config.arena_step_bytes,
-                                extent_bytes=config.extent_bytes, full_wait_s=config.store_full_wait_s)
+        self.table = StoreTable(self.headers, self.capacity, self._pinned, step_bytes=config.arena_step_bytes,
+                                extent_bytes=config.extent_bytes, full_wait_s=config.store_full_wait_s,
+                                overflow_bytes=overflow_bytes)
         self.table.readers = self._readers
         self.node = node
         self.record_location = record_location
@@ -108,8 +155,11 @@ class StoreService:
                call_soon_threadsafe: Callable[[Callable[[], None]], Any], *, ends: Ends, config: Config | None = None,
                clock: Callable[[], float] = time.monotonic, node: bytes = b"",
                record_location: RecordLocation = _record_nowhere,
-               find_location: FindLocation = _find_nowhere) -> StoreService:
-        """Make the segments of a session.  ``capacity`` 0: choose.  RuntimeError when /dev/shm has no room for them."""
+               find_location: FindLocation = _find_nowhere, overflow_bytes: int = -1) -> StoreService:
+        """Make the segments of a session.  ``capacity`` 0: choose.  RuntimeError when /dev/shm has no room for them.
+
+        ``overflow_bytes``: of the file for what does not fit into memory; -1: as large as its disk.
+        """
         config = config or Config()
         size = choose_capacity(capacity or config.object_store_bytes)
         write_owner(session_dir)
@@ -117,19 +167,22 @@ class StoreService:
             control = ControlSegment.create(control_name(session_name), config.workers_max + SLOTS_SPARE)
         except OSError as error:
             raise RuntimeError(f"cannot make shared memory for the object store: {error}") from error
+        files = session_dir if not config.spill_dir or "://" in config.spill_dir else config.spill_dir
+        overflow = make_overflow_file(files, overflow_bytes)
         try:
-            arena = Segment(arena_name(session_name), create=True, size=size)
+            arena = make_arena(session_name, size, overflow)
         except OSError as error:
             control.segment.unlink()
             control.close()
             raise RuntimeError(f"cannot make shared memory for the object store: {error}") from error
         spiller = Spiller.at(config.spill_dir or os.path.join(session_dir, "spill"), session_name)
         return cls(session_name, control, arena, spiller, config, send, call_soon_threadsafe, clock, ends, node,
-                   record_location, find_location)
+                   record_location, find_location, (overflow[0], arena.size - size))
 
     def attach_info(self) -> dict[str, Any]:
         """What a StoreClient needs to attach."""
-        return {"control": control_name(self.session), "arena": arena_name(self.session), "capacity": self.arena.size}
+        return {"control": control_name(self.session), "arena": arena_name(self.session), "capacity": self.capacity,
+                "overflow": f"/proc/{os.getpid()}/fd/{self.overflow_fd}"}
 
     # ------------------------------------------------------------ processes
 
@@ -298,6 +351,14 @@ class StoreService:
         if type(effect) is Grow:
             spiller.run(partial(self.arena.reserve, effect.start, effect.size),
                         self._back(lambda error, now: table.room.grown(effect.size, self._shm_error(error), now)))
+        elif type(effect) is Back:
+            start = effect.start
+            spiller.run(partial(os_linux.reserve, self.overflow_fd, start - self.capacity, effect.size),
+                        self._back(lambda error, now: table.room.backed(start, error, now)))
+        elif type(effect) is Punch:
+            start = effect.start
+            spiller.run(partial(os_linux.punch_hole, self.overflow_fd, effect.size, start - self.capacity),
+                        self._back(lambda error, now: table.room.returned(start, now)))
         elif type(effect) is SpillObject:
             self.on_pressure()
             key, generation = effect.key, effect.generation
@@ -336,6 +397,10 @@ class StoreService:
         """How full it is, in words."""
         return views.describe(self.table)
 
+    def payload_bytes(self) -> int:
+        """Bytes of objects in memory, without a look at each: processes keep count of those in their extents."""
+        return self.table.payload_bytes + sum(slot.marks[PAYLOAD_MARK] for _, slot, _ in self.slots.values())
+
     def report(self) -> dict[str, Any]:
         """Capacity, use, holders and objects, for ``zray memory`` and metrics."""
         usage = views.usage(self.table)
@@ -365,3 +430,5 @@ class StoreService:
         self.headers.release()
         self.arena.close()
         self.control.close()
+        if self.overflow_fd >= 0:
+            os.close(self.overflow_fd)

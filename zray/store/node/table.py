@@ -67,21 +67,22 @@ class StoreTable:
     """See the module's docstring."""
 
     def __init__(self, headers: Headers, capacity: int, pinned: Callable[[], set[int]], *, step_bytes: int,
-                 extent_bytes: int, full_wait_s: float):
+                 extent_bytes: int, full_wait_s: float, overflow_bytes: int = 0):
         self.headers = headers
         self.counts = dict.fromkeys(("granted", "surrendered", "freed", "spilled", "restored", "received", "refused",
-                                     "ignored"), 0)
+                                     "overflowed", "ignored"), 0)
         self._out: list[Effect] = []
         ports = RoomPorts(self._load, self._give_up, self._make_room, lambda: views.describe(self),
                           lambda: views.usage(self))
         self.room = Room(headers, capacity, ports, self._out, self.counts, step_bytes=step_bytes,
-                         extent_bytes=extent_bytes, full_wait_s=full_wait_s)
+                         extent_bytes=extent_bytes, full_wait_s=full_wait_s, overflow_bytes=overflow_bytes)
         self.pinned = pinned
         self.readers: Callable[[], dict[int, list[bytes]]] = dict  # as pinned, with the readers; for people, as is ...
         self.name_of: Callable[[bytes], str] = bytes.hex  # ... the name of a process
         self.names: dict[int, StoredObject] = {}  # generation -> object; an ObjectId has two after a re-execution
         self.at: dict[int, StoredObject] = {}  # block offset -> object
         self.stored_bytes = 0
+        self.payload_bytes = 0  # of the same blocks, without headers and rounding
         self.here: OrderedDict[int, StoredObject] = OrderedDict()  # offset -> object in phase HERE, longest first
         self.exported: set[int] = set()  # generations that other nodes know of: their owners' frees are reported
         self.leaving_bytes = 0  # in blocks that are about to be free
@@ -151,7 +152,7 @@ class StoreTable:
     def receive(self, oid: bytes, generation: int, nbytes: int, now: float) -> str:
         """Ask for room for another node's object: Arriving or Dropped follows.  The reason against it, or ''."""
         size = block_bytes(nbytes)
-        if size > self.room.capacity:
+        if size > self.room.capacity and not self.room.overflow.size:
             return (f"{FULL_REASON}an object of {nbytes:,} bytes does not fit into a store of "
                     f"{self.room.capacity:,} bytes")
         self._key += 1
@@ -276,7 +277,7 @@ class StoreTable:
             return
         pinned = self.pinned()
         for stored in sorted(self.here.values(), key=lambda stored: not stored.secondary):
-            if stored.offset | 1 in pinned:
+            if stored.offset | 1 in pinned or self.room.overflow.holds(stored.offset):
                 continue
             self._start_spill(stored, now)
             if self.leaving_bytes >= need:
@@ -284,10 +285,10 @@ class StoreTable:
 
     def _give_up(self, stored: StoredObject, reason: str) -> None:
         if stored.secondary:
-            self._forget(stored, FULL_REASON + reason)
+            self._forget(stored, reason)
             return
         stored.phase = Phase.DISK
-        self._fail(stored, FULL_REASON + reason)
+        self._fail(stored, reason)
 
     # ------------------------------------------------------------ extents that come back
 
@@ -300,7 +301,7 @@ class StoreTable:
                 if block.state in (FREE, CREATED):
                     continue
                 if block.offset > gap:
-                    self.room.arena.free(gap, block.offset - gap)
+                    self.room.release(gap, block.offset - gap)
                 gap = at
                 if block.generation in self.names:  # no writer of ours: the two could not be distinguished
                     self.lost.append((block.offset, block.size))
@@ -310,7 +311,7 @@ class StoreTable:
             end = grant.offset + grant.size
             self.lost.append((at, end - at))
         if at > gap:
-            self.room.arena.free(gap, at - gap)
+            self.room.release(gap, at - gap)
 
     def _adopt(self, block: Any) -> None:
         self._key += 1
@@ -319,6 +320,7 @@ class StoreTable:
         self.names[block.generation] = stored
         self.at[block.offset] = stored
         self.stored_bytes += block.size
+        self.payload_bytes += block.nbytes
         if block.state == EVICTING:  # freed before, and its eviction is under way
             stored.phase, stored.freed = Phase.LEAVING, True
             self.leaving_bytes += block.size
@@ -428,7 +430,8 @@ class StoreTable:
         self.headers.free(stored.offset)
         del self.at[stored.offset]
         self.stored_bytes -= stored.size
-        self.room.arena.free(stored.offset, stored.size)
+        self.payload_bytes -= stored.nbytes
+        self.room.release(stored.offset, stored.size)
         stored.offset = -1
 
     def _forget(self, stored: StoredObject, why: str) -> None:
@@ -450,6 +453,7 @@ class StoreTable:
         stored.phase = Phase.LOADING
         self.at[offset] = stored
         self.stored_bytes += stored.size
+        self.payload_bytes += stored.nbytes
         if stored.secondary:
             self._out.append(Arriving(stored.generation))
         else:
@@ -478,16 +482,18 @@ class StoreTable:
     def check(self) -> None:
         """Every backed byte has exactly one holder, and every sum is right."""
         self.room.check()
-        ranges = [(start, size) for start, size in self.room.arena.ranges()]
+        ranges = self.room.free_ranges()
         ranges += [(grant.offset, grant.size) for grant in self.room.grants.values()]
         ranges += [(stored.offset, stored.size) for stored in self.at.values()]
         ranges += self.lost
-        end = 0
-        for start, size in sorted(ranges):
-            assert start == end, f"[{end}, {start}) is held {'twice' if start < end else 'by nobody'}"
-            end = start + size
-        assert end == self.room.arena.reserved
+        for first, last in self.room.regions():
+            end = first
+            for start, size in sorted(held for held in ranges if first <= held[0] < max(last, first + 1)):
+                assert start == end, f"[{end}, {start}) is held {'twice' if start < end else 'by nobody'}"
+                end = start + size
+            assert end == last
         assert self.stored_bytes == sum(stored.size for stored in self.at.values())
+        assert self.payload_bytes == sum(stored.nbytes for stored in self.at.values())
         assert self.disk_bytes == sum(stored.nbytes for stored in self.names.values() if stored.on_disk)
         for offset, stored in self.at.items():
             assert stored.offset == offset and self.names[stored.generation] is stored

@@ -19,7 +19,8 @@ def usage(table: StoreTable) -> dict[str, Any]:
     return {
         "capacity": table.room.capacity, "reserved": table.room.arena.reserved, "free": table.room.arena.free_bytes,
         "largest_free": table.room.arena.largest_free, "granted": table.room.granted_bytes,
-        "stored": table.stored_bytes, "spilled": table.disk_bytes, "lost": sum(size for _, size in table.lost),
+        "stored": table.stored_bytes, "spilled": table.disk_bytes,
+        "overflow": table.room.overflow.used_bytes, "lost": sum(size for _, size in table.lost),
         "waiting": len(table.room.waiting), "growth_error": table.room.growth_error,
         "spill_error": table.spill_error,
         "clients": {client.hex(): sum(table.room.grants[offset].size for offset in state.grants)
@@ -34,6 +35,8 @@ def describe(table: StoreTable) -> str:
     parts = [f"capacity {found['capacity']:,}", f"extents of processes {found['granted']:,}",
              f"objects of the store {found['stored']:,}", f"free {found['free']:,}",
              f"largest free range {found['largest_free']:,}"]
+    if found["overflow"]:
+        parts.append(f"in the overflow file {found['overflow']:,}")
     holders = _holders(table)
     if holders:
         parts.append("held by " + ", ".join(holders))

@@ -122,6 +122,11 @@ class StoreLocated(Message):
     spilled: list
 
 
+@message(119)
+class StoreCollect(Message):
+    """Node -> client: the store runs full.  Cycles of garbage may hold references: collect them."""
+
+
 # ------------------------------------------------------------ objects of owners that have ended
 
 @message(131)

@@ -20,6 +20,7 @@ from zray.worker.execution import Execution
 from zray.worker.queue import FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry
 from zray.worker.run import invoke
 from zray.worker.run.cancel import NO_INTERRUPTS
+from zray.worker.run.generators import is_generator, run_async
 from zray.worker.run.results import cancelled, identity, task_name
 
 
@@ -157,8 +158,8 @@ class Coroutines:
             value = await value
         if task[RETURNS] == STREAMING:
             return await executor.streams.run_async(task, value, lease)
-        if task[RETURNS] == DYNAMIC:
-            return invoke.dynamic(executor.rt, value, task)
+        if task[RETURNS] == DYNAMIC or (task[RETURNS] and is_generator(value)):
+            return await run_async(executor.rt, value, task, name, asyncio.CancelledError)
         return invoke.returns(executor.rt, value, task, name)
 
     # ------------------------------------------------------------ under the lock

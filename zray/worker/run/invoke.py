@@ -92,18 +92,15 @@ def returns(rt: CoreProcess, value: Any, task: list[Any], name: str) -> Any:
     try:
         values = tuple(value)
     except TypeError:
-        raise ValueError(
-            f"Task {name} has num_returns={count} and returned a {type(value).__name__}, which cannot be split"
-        ) from None
+        return failure(TypeError(f"object of type '{type(value).__name__}' has no len(), so it cannot be split into "
+                                 f"num_returns={count} objects"), name)
     if len(values) != count:
-        raise ValueError(f"Task returned {len(values)} objects, but num_returns={count}.")
+        return failure(wrong_count(len(values), count), name)
     return [0, [encode(rt, part, task[TASK_ID], index) for index, part in enumerate(values, 1)], {}]
 
 
-def dynamic(rt: CoreProcess, value: Any, task: list[Any]) -> Any:
-    """The result for ``num_returns="dynamic"``: each item of the generator is an object of its own."""
-    values = [encode(rt, part, task[TASK_ID], index) for index, part in enumerate(value, 1)]
-    return [0, values, {"dynamic": True}]
+def wrong_count(made: int, count: int) -> ValueError:
+    return ValueError(f"Task returned {made} objects, but num_returns={count}.")
 
 
 class CodePlace(NamedTuple):

@@ -16,15 +16,20 @@ def with_extra(result: Any, **extra: Any) -> Any:
     return [0, [result], extra]
 
 
-def cancelled(task: list[Any], name: str, reason: str = "") -> list[Any]:
+def cancelled(task: list[Any], name: str, reason: str = "", *, waited: bool = False) -> list[Any]:
+    """``waited``: the task was waiting in ``get`` or ``wait``."""
     detail: dict[str, Any] = {"task": task[TASK_ID], "name": name}
+    if waited:
+        detail["waited"] = True
     if reason:
         detail["reason"] = reason
     return [FAILED, "cancelled", detail]
 
 
 def succeeded(result: Any) -> bool:
-    return type(result) is not list or result[0] != FAILED
+    if type(result) is not list:
+        return True
+    return result[0] != FAILED and not (result[0] == 0 and "failure" in result[2])
 
 
 def task_name(task: list[Any], name: str) -> str:

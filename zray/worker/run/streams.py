@@ -42,6 +42,7 @@ class Streams:
             for item in iterator:
                 index += 1
                 wire = invoke.encode(rt, item, task[TASK_ID], index)
+                item = None  # it must not live until the next one is there
                 now = time.monotonic()
                 unkicked += 1
                 with loop.lock:
@@ -69,6 +70,7 @@ class Streams:
             async for item in aiterate(value, task):
                 index += 1
                 wire = invoke.encode(executor.rt, item, task[TASK_ID], index)
+                item = None
                 with executor.loop.lock:
                     executor.rt.send(lease.owner, StreamItem(task[TASK_ID], task[TASK_ATTEMPT], index, wire))
                     executor.loop.kick()

@@ -5,7 +5,7 @@
 imported here.  Starting Ray takes many seconds: all programs share one of its clusters, as they do with an address.
 
 What programs print is kept in ``tests/e2e/printed``, so that each run of the tests compares zray with Ray, also where
-there is none.  ``ZRAY_TEST_RAY_PYTHON=... python -m tests.e2e.differential`` writes these files from what real Ray does.
+there is none.  ``ZRAY_TEST_RAY_PYTHON=... python -m tests.e2e.differential`` writes these files: what real Ray prints.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def class_attribute(cls: type, raw: dict[str, Any], name: str) -> Any:
     if name == "__ray_actor_class__":
         return cls
     return SimpleNamespace(
-        modified_class=cls, class_name=cls.__name__, is_cross_language=False,
+        modified_class=cls, class_name=cls.__qualname__, is_cross_language=False,
         max_restarts=raw.get("max_restarts") or 0, max_task_retries=raw.get("max_task_retries") or 0,
         concurrency_groups=raw.get("concurrency_groups") or {},
         **{option: raw.get(option) for option in _OPTIONS})

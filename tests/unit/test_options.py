@@ -50,7 +50,7 @@ def test_wrong_types_are_type_errors_that_name_the_keyword(cls, raw):
     (TaskOptions, {"max_calls": -1}, "max_calls"),
     (TaskOptions, {"retry_exceptions": [int]}, "retry_exceptions must be"),
     (TaskOptions, {"_generator_backpressure_num_objects": 0}, "must be positive"),
-    (TaskOptions, {"scheduling_strategy": "ANYWHERE"}, "scheduling_strategy must be"),
+    (TaskOptions, {"scheduling_strategy": "ANYWHERE"}, "Invalid scheduling_strategy value"),
     (TaskOptions, {"runtime_env": {"env_vars": {"A=B": "1"}}}, "neither '='"),
     (TaskOptions, {"runtime_env": {"env_vars": {"A": "a\0b"}}}, "null character"),
     (TaskOptions, {"runtime_env": {"conda": "x"}}, "not supported"),

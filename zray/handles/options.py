@@ -239,8 +239,8 @@ def strategy_map(strategy: Any) -> dict[str, Any]:
         return {"kind": "spread"}
     to_map = getattr(strategy, "to_map", None)  # zray.util.scheduling_strategies, and users' own
     if to_map is None:
-        raise ValueError("scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy of "
-                         f"zray.util.scheduling_strategies, not {strategy!r}")
+        raise ValueError(f"Invalid scheduling_strategy value {strategy}. Valid values are 'DEFAULT', 'SPREAD', or a "
+                         "strategy of zray.util.scheduling_strategies.")
     return to_map()
 
 

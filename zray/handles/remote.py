@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec,
 from zray.base.ids import ActorID
 from zray.base.plain_text import full_name
 from zray.handles.connection import connected
+from zray.handles.metadata import CLASS_ATTRIBUTES, class_attribute
 from zray.handles.options import ActorOptions, CallOptions, TaskOptions
 from zray.handles.signatures import OfInstance, Parameters, signature_of
 from zray.values.serialization import dump_function
@@ -398,6 +399,8 @@ class ActorClass(Generic[T]):
     # ---- the user's attributes
 
     def __getattr__(self, name: str) -> Any:
+        if name in CLASS_ATTRIBUTES:
+            return class_attribute(self._zray.cls, self._zray.options.raw, name)
         if name == "_zray" or name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
         cls = self._zray.cls

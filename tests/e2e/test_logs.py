@@ -100,19 +100,6 @@ def test_pressure_on_the_store_is_in_the_log(fresh):
     del kept
 
 
-def test_a_full_store_says_which_processes_and_objects_hold_it(fresh):
-    import numpy as np
-
-    ray.init(num_cpus=1, object_store_memory=64 << 20, _system_config={"store_full_wait_s": 0.3})
-    kept = [ray.get(ray.put(np.ones(20 << 20, np.uint8))) for _ in range(2)]
-    with pytest.raises(exceptions.ObjectStoreFullError) as caught:
-        kept += [ray.get(ray.put(np.ones(20 << 20, np.uint8))) for _ in range(2)]
-    said = str(caught.value)
-    del caught, kept
-    assert f"held by driver {os.getpid()}: " in said
-    assert "that it reads" in said or "in extents of its own" in said
-
-
 # ---------------------------------------------------------------- how long they stay
 
 

@@ -60,6 +60,7 @@ import numpy as np
 import zray as ray
 ray.init(num_cpus=2, object_store_memory=32 << 20, _system_config={"spill_dir": DISK})
 kept = ray.put(np.arange(100_000))
+held = ray.get(ray.put(np.zeros(2 << 20, dtype=np.uint8)))
 add = ray.remote(lambda x: x + 1)
 assert ray.get(add.remote(1)) == 2
 with open("/dev/shm/fill", "wb", buffering=0) as file:
@@ -87,6 +88,7 @@ while True:  # the store looks again every few seconds
     except ray.exceptions.OutOfDiskError:
         pass
 """)
+    assert "held by driver " in done.stdout, "the error says which processes hold the store"
     assert "The disk for spilled objects is full" in done.stdout
     assert "in the worker" in done.stdout
 

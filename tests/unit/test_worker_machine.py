@@ -189,6 +189,16 @@ def test_max_calls_announces_the_end_and_gives_back_the_rest(rig):
     assert rig.take() == [done((2, [0, [b"r"], {"exiting": True}]))]
 
 
+def test_after_max_calls_the_process_waits_while_others_need_what_it_owns(rig):
+    push(rig, 1, max_calls=1)
+    _, _, task = rig.machine.start()
+    rig.machine.finish(rig.machine.count_run(task, b"r"), 0)
+    rig.runner.busy = True
+    assert rig.machine.pause() == WAIT and rig.machine.pause() == WAIT
+    rig.runner.busy = False
+    assert rig.machine.pause() == STOP
+
+
 # ---------------------------------------------------------------- cancel
 
 

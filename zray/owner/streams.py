@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from zray.base import ids
 from zray.owner.lineage import ITEM, Lineage, is_stored
+from zray.owner.ports import Columns
 from zray.owner.records import DONE, Entry, Net, Task
 from zray.owner.references import References
 from zray.owner.results import Results
@@ -35,7 +36,7 @@ class ItemStream:
         self.closed = False
         self.backpressure = backpressure
         self.waiters: list[Callable[[Any], None]] | None = None
-        self.outcome: Any = None  # once it has ended: NO_VALUE, or its failure
+        self.outcome: Any = None  # once it has ended: the value None, or its failure
         self.completion: Entry | None = None  # the object that is ready when the generator has ended
 
     owner = None
@@ -68,10 +69,10 @@ class _Submitter(Protocol):
 class StreamRuns:
     """All generator tasks of one Submitter (and of its actor calls)."""
 
-    def __init__(self, submitter: _Submitter, refs: References, none: bytes):
+    def __init__(self, submitter: _Submitter, refs: References, columns: Columns):
         self.submitter = submitter
         self.refs = refs
-        self.none = none  # the value of an object that is None
+        self.columns = columns
 
     def open(self, task: Task, backpressure: int) -> ItemStream:
         stream = ItemStream(task, backpressure)
@@ -121,7 +122,7 @@ class StreamRuns:
             self.submitter.net.send(task.lease.link.peer, StreamAck(task.tid, task.attempt, consumed))
 
     def ended(self, task: Task, values: list[Any], extra: dict[str, Any], sender: bytes) -> None:
-        self._end(task.stream, self.none)
+        self._end(task.stream, self.columns.none)
 
     def failed(self, task: Task, failure: list[Any]) -> None:
         stream = task.stream

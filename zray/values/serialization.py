@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any
 
-from zray.base import frames, os_linux
+from zray.base import frames
 from zray.base.plain_text import full_name
 from zray.base.task_errors import RayTaskError, TaskErrorRecord, header, load_error
 from zray.values.custom_serializers import custom
@@ -256,8 +256,10 @@ def loads(buffer: bytes | memoryview, register_ref: Callable[[Any], None] | None
 
 def _aligned(payload: bytes) -> memoryview:
     """A copy of an inline payload that begins where its buffers are aligned: bytes themselves begin 32 bytes off."""
+    from zray.base.os_linux import address_of  # only here: it loads ctypes, 4 ms of `import zray`
+
     room = bytearray(len(payload) + BUFFER_ALIGN)
-    start = -os_linux.address_of(room) % BUFFER_ALIGN
+    start = -address_of(room) % BUFFER_ALIGN
     room[start : start + len(payload)] = payload
     return memoryview(room)[start : start + len(payload)].toreadonly()
 

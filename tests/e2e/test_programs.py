@@ -78,17 +78,17 @@ def check(program: Program, seen: list[str], expected: list[str]) -> None:
 def zray_prints(program: Program) -> list[str]:
     done = run_on_zray(program)
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return lines_of(done.stdout)
+    return lines_of(program, done.stdout)
 
 
 @pytest.mark.parametrize("program", [p for p in PROGRAMS if not p.is_varying], ids=lambda program: program.name)
 def test_a_program_prints_what_it_prints_on_ray(program, session_root):
-    check(program, zray_prints(program), lines_of(program.printed.read_text(encoding="utf-8")))
+    check(program, zray_prints(program), lines_of(program, program.printed.read_text(encoding="utf-8")))
 
 
 def test_each_known_difference_names_a_case():
     failures = next(program for program in PROGRAMS if program.name == "failures")
-    assert KNOWN <= cases(lines_of(failures.printed.read_text(encoding="utf-8"))).keys()
+    assert KNOWN <= cases(lines_of(failures, failures.printed.read_text(encoding="utf-8"))).keys()
 
 
 def run_pytest(python: str, folder: object, env: dict[str, str]) -> str:
@@ -133,10 +133,10 @@ def test_ray_prints_the_same(program, on_ray, session_root):
     done = run_on_ray(program, *on_ray)
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     if program.is_varying:  # counts words of the interpreter's own library
-        assert lines_of(done.stdout) == zray_prints(program)
+        assert lines_of(program, done.stdout) == zray_prints(program)
     else:
-        expected = lines_of(program.printed.read_text(encoding="utf-8"))
-        ours, rays = cases(lines_of(done.stdout)), cases(expected)
+        expected = lines_of(program, program.printed.read_text(encoding="utf-8"))
+        ours, rays = cases(lines_of(program, done.stdout)), cases(expected)
         assert {key for key in rays.keys() | ours.keys() if ours.get(key) != rays.get(key)} <= DEPENDS_ON_TIMING
 
 

@@ -92,8 +92,8 @@ def test_each_known_difference_names_a_case():
 
 
 def run_pytest(python: str, folder: object, env: dict[str, str]) -> str:
-    done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", ".",
-                           "."], cwd=f"{folder}", text=True, capture_output=True, env=env, timeout=300)
+    done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{folder}"], cwd=ROOT, text=True,
+                          capture_output=True, env=env, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

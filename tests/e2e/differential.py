@@ -37,7 +37,8 @@ sys.stdin.read()
 ray.shutdown()
 """
 
-# Ray prints notes of its own to the program's output, from its threads; this drops them.
+# Ray prints notes of its own to the program's output, from its threads, and those of its raylet also at exit.  This
+# drops them.
 ONLY_MAIN_THREAD = """
 import sys, threading
 
@@ -45,7 +46,7 @@ class MainThread:
     def __init__(self, stream):
         self._stream = stream
     def write(self, text):
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and "(raylet)" not in text:
             return self._stream.write(text)
         return len(text)
     def __getattr__(self, name):
@@ -97,9 +98,9 @@ PROGRAMS = (
 
 
 def lines_of(program: Program, output: str) -> list[str]:
-    """What the program printed: lines without trailing blanks, and without what depends on timing."""
+    """What the program printed: its lines that are not blank, without what depends on timing."""
     text = re.sub(program.timed, "...", output) if program.timed else output
-    return [line.rstrip() for line in text.splitlines()]
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 def run_on_zray(program: Program, **env: str) -> subprocess.CompletedProcess[str]:

@@ -190,8 +190,7 @@ def test_a_worker_can_be_told_to_keep_its_hands_off_cuda_visible_devices(engine)
 def test_fractions_of_gpus_share_and_never_split_over_two(engine):
     remote_class = ray.remote(num_cpus=0, num_gpus=0.4)(EngineWorker)
     with reserved([{"GPU": 1}] * 2) as group:
-        workers = [remote_class.options(scheduling_strategy=in_bundle(group, index // 2)).remote()
-                   for index in range(4)]
+        workers = [remote_class.options(scheduling_strategy=in_bundle(group, i // 2)).remote() for i in range(4)]
         gpus = [ids for _, ids in ray.get([worker.node_and_gpus.remote() for worker in workers])]
         assert gpus[0] == gpus[1] and gpus[2] == gpus[3] and gpus[0] != gpus[2]
         assert ray.get(workers[0].variable.remote("CUDA_VISIBLE_DEVICES")) == gpus[0][0]
@@ -250,8 +249,7 @@ def start_group(group, prefix, world, **more):
     remote_class = ray.remote(Trainer)
     workers = []
     for rank in range(world):
-        variables = {"WORLD_SIZE": str(world), "RANK": str(rank), "WG_PREFIX": prefix,
-                     "RAY_LOCAL_WORLD_SIZE": str(world)}
+        variables = {"WORLD_SIZE": str(world), "RANK": str(rank), "WG_PREFIX": prefix}
         workers.append(remote_class.options(
             runtime_env={"env_vars": variables}, name=f"{prefix}Trainer_0:{rank}", num_gpus=0.8, num_cpus=0,
             scheduling_strategy=in_bundle(group, rank), **more).remote())

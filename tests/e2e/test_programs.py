@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,18 +42,9 @@ BETTER = {
     "too_many_pending_calls": "says the class too",
     "a_name_that_is_taken": "says the namespace that is in use",
 }
-# Cases in which zray is to become like Ray.
-NOT_YET = {
-    "an_argument_failed": "names the task that raised, not the task whose argument failed",
-    "a_task_that_waits_for_a_cancelled_one": "the same",
-    "a_task_exits": "begins with the worker that died",
-    "a_worker_dies": "the same",
-    "put_of_something_that_cannot_be_pickled": "says value, not put value",
-    "an_empty_method_decorator": "is refused",
-}
 # The first words of these depend on whether the task ran already.
 DEPENDS_ON_TIMING = {"a_cancelled_task"}
-KNOWN = BETTER.keys() | NOT_YET.keys() | DEPENDS_ON_TIMING
+KNOWN = BETTER.keys() | DEPENDS_ON_TIMING
 
 
 def cases(lines: list[str]) -> dict[str, str]:
@@ -78,22 +70,22 @@ def check(program: Program, seen: list[str], expected: list[str]) -> None:
 def zray_prints(program: Program) -> list[str]:
     done = run_on_zray(program)
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return lines_of(done.stdout)
+    return lines_of(program, done.stdout)
 
 
 @pytest.mark.parametrize("program", [p for p in PROGRAMS if not p.is_varying], ids=lambda program: program.name)
 def test_a_program_prints_what_it_prints_on_ray(program, session_root):
-    check(program, zray_prints(program), lines_of(program.printed.read_text(encoding="utf-8")))
+    check(program, zray_prints(program), lines_of(program, program.printed.read_text(encoding="utf-8")))
 
 
 def test_each_known_difference_names_a_case():
     failures = next(program for program in PROGRAMS if program.name == "failures")
-    assert KNOWN <= cases(lines_of(failures.printed.read_text(encoding="utf-8"))).keys()
+    assert KNOWN <= cases(lines_of(failures, failures.printed.read_text(encoding="utf-8"))).keys()
 
 
-def run_pytest(python: str, folder: object, env: dict[str, str]) -> str:
-    done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", ".",
-                           "."], cwd=f"{folder}", text=True, capture_output=True, env=env, timeout=300)
+def run_pytest(python: str, folder: Path, env: dict[str, str]) -> str:
+    done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."], cwd=folder, text=True,
+                          capture_output=True, env=env, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -132,12 +124,17 @@ def on_ray():
 def test_ray_prints_the_same(program, on_ray, session_root):
     done = run_on_ray(program, *on_ray)
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    seen = lines_of(program, done.stdout)
     if program.is_varying:  # counts words of the interpreter's own library
-        assert lines_of(done.stdout) == zray_prints(program)
+        assert seen == zray_prints(program)
+        return
+    expected = lines_of(program, program.printed.read_text(encoding="utf-8"))
+    if program.name == "failures":
+        rays, kept = cases(seen), cases(expected)
+        assert rays.keys() == kept.keys()
+        assert {name for name in kept if rays[name] != kept[name]} <= DEPENDS_ON_TIMING
     else:
-        expected = lines_of(program.printed.read_text(encoding="utf-8"))
-        ours, rays = cases(lines_of(done.stdout)), cases(expected)
-        assert {key for key in rays.keys() | ours.keys() if ours.get(key) != rays.get(key)} <= DEPENDS_ON_TIMING
+        assert seen == expected
 
 
 @needs_ray

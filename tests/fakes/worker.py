@@ -168,6 +168,9 @@ class FakeRuntime:
     def owner_busy(self) -> bool:
         return self.busy
 
+    def parents(self) -> list[list[bytes]]:
+        return []
+
     def cancel_children(self, task: bytes) -> None:
         self.cancelled_children.append(task)
 

@@ -34,6 +34,7 @@ SHELLS: dict[str, set[str]] = {
     "node.running.journal": {"os", "time"},
     "node.running.launch": {"fcntl", "os", "signal", "time"},
     "node.running.log_file": {"os"},
+    "node.running.logs": {"os"},
     "node.running.options": {"os", "socket"},
     "node.running.session": {"os", "time"},
     "node.running.supervision": {"signal"},

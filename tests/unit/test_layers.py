@@ -17,6 +17,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("core processes", ["core"]),
     ("workers", ["worker"]),
     ("nodes", ["node"]),
+    ("state of a cluster", ["state"]),
     ("calls of a program", ["api"]),
     ("thin modules at Ray's paths", ["actor", "cloudpickle", "cluster_utils", "exceptions", "experimental",
                                      "remote_function", "runtime_context", "runtime_env", "types", "_private"]),

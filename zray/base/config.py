@@ -78,6 +78,8 @@ class Config:
     task_events_per_s_max: int = 1000
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
+    # Ended workers that a node lists, with why they ended.  A row takes about 1 KB.
+    ended_workers_max: int = 10_000
     # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
     # which serves a lone node as well, and saves the 100 MB and 0.2 to 2 s of loading Numba.
     kernels_at_start: bool = False

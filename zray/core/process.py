@@ -23,6 +23,7 @@ class ProcessRecord:
         self.namespace = ""
         self.env: dict[str, str] = {}  # variables that tasks and actors submitted here inherit; constant after setup
         self.node_info: dict[str, Any] = {}
+        self.epoch_s = 0.0  # the time of day, in seconds since 1970, less the clock of this process
         self.closed = False  # this process leaves: ignore the end of its node
 
     @property

@@ -6,7 +6,7 @@ __all__ = ["get_object_locations"]
 
 
 def __getattr__(name: str):
-    if name in ("internal_kv", "tqdm_ray"):
+    if name in ("internal_kv", "state", "tqdm_ray"):
         import importlib
 
         return importlib.import_module(f"zray.experimental.{name}")

@@ -98,7 +98,8 @@ class Daemon:
         from zray.node.daemon_machine import admit_first_node
 
         self._prepare()
-        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
+        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels,
+                         int(time.time() * 1000)) | {"IsHead": not self.membership.address}
         self._enter_cluster(shown, offered)
         name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
         shown["Resources"] = offered.amounts()
@@ -190,6 +191,7 @@ class Daemon:
         from zray.node.peers.object_handover import ObjectHandover
         from zray.node.processes.lines import Lines, LinesPorts
         from zray.node.processes.zygote import workers_environ
+        from zray.node.running.logs import answer as answer_logs
         from zray.sched.node.local import LocalScheduler
 
         self.machine = node_machine(
@@ -200,7 +202,8 @@ class Daemon:
                 ends=self.ends, new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
                 attach=self._attach_driver, environ=workers_environ(), store_report=self.store.report,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
-                free_unheld=self.store.free_unheld))
+                free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
+                logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS))))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))

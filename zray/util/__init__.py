@@ -48,7 +48,7 @@ def get_node_ip_address() -> str:
 
 
 def __getattr__(name: str):
-    if name in ("accelerators", "annotations", "check_serialize", "queue", "scheduling_strategies"):
+    if name in ("accelerators", "annotations", "check_serialize", "metrics", "queue", "scheduling_strategies", "state"):
         import importlib
 
         return importlib.import_module(f"zray.util.{name}")

@@ -20,13 +20,13 @@ from zray.base.errors import AsyncioActorExit
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
 from zray.values import serialization
-from zray.wire.messages import FAILED, JobConfig
+from zray.wire.messages import JobConfig
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
 from zray.worker.execution import Generators
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
-from zray.worker.places import Place, place_of, queued
+from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
 from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, ServedLease
 from zray.worker.run import invoke, results
@@ -113,7 +113,8 @@ class Executor:
     def runs_long(self, task: list[Any]) -> None:
         beside = self.queue.running is None
         since = time.perf_counter_ns() - int((CALLS_LOOK_S if beside else HAND_BACK_AFTER_S) * 1e9)
-        self.events.runs_long(task, self.name_of(task), since, beside)
+        lease = self.machine.lease
+        self.events.runs_long(task, self.name_of(task), since, beside, lease.number if lease is not None else 0)
 
     def report(self) -> None:
         self.events.flush(always=True)
@@ -185,7 +186,8 @@ class Executor:
         with self.loop.lock:
             life = self.machine.become_actor()
             host = self.actor = ActorHost(self, message, life)
-            self.events.queued = partial(queued, self.machine, self.name_of)
+            self.events.queued = partial(queued, self.machine, self.shown_name)
+            self.events.scope = life.class_name[:-len(life.class_name.rpartition(".")[2])]
         self.surroundings.on_actor(message)
         host.start()
 
@@ -262,8 +264,8 @@ class Executor:
             now = clock()
             took = now - before
             if len(events) < room or (took > FLUSH_AFTER_NS and room):
-                failed = type(result) is list and result[0] == FAILED
-                events.append((task[0], task[1], context.task_name, before, now, not failed, 1))
+                ok = True if type(result) is not list or results.failure_in(result) is None else result
+                events.append((task[0], task[1], context.task_name, before, now, ok, 1, lease.number))
             before = now
             lease.spent_ns += took
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:
@@ -277,6 +279,7 @@ class Executor:
             other = self.machine.enter(lease)
         if other and self.actor is None:
             self.rt.context.assigned = lease.assigned
+            self.events.serves(lease)
             self.surroundings.on_lease(lease)
 
     # ------------------------------------------------------------ one task, the general way
@@ -334,6 +337,14 @@ class Executor:
         """See zray.worker.places."""
         return place_of(self.machine, self.name_of, task)
 
+    def rows(self, state_of_running: Callable[[bytes], str], most: int) -> list[dict[str, Any]]:
+        """See zray.worker.places."""
+        return rows_of(self.machine, self.shown_name, state_of_running, most)
+
+    def shown_name(self, task: list[Any]) -> str:
+        """The name of a task as the state API shows it: the class of an actor without its scope."""
+        return self.name_of(task).removeprefix(self.events.scope)
+
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
         """The result, with the list of references that this process still holds; counts runs for max_calls.
 
@@ -349,6 +360,7 @@ class Executor:
         extra = task[EXTRA]
         if extra is not None and extra.get("max_calls") and result is not None:
             self._end_child()
+            self.events.max_calls = extra["max_calls"]
             with self.loop.lock:
                 result = self.machine.count_run(task, result)
         return result
@@ -401,6 +413,7 @@ class Executor:
         interrupts.enter()
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + frames)
+        started_ns = time.perf_counter_ns()
         try:
             try:
                 result = self.run_one(task, ServedLease(self.rt.incarnation, 0), interrupts)
@@ -408,6 +421,8 @@ class Executor:
                 result = results.cancelled(task, "")
             if interrupts.deferred:
                 interrupts.forget()
+            outer = self.machine.lease
+            self.events.add(task, context.task_name, started_ns, result, lease=outer.number if outer is not None else 0)
             return result
         finally:
             sys.setrecursionlimit(limit)

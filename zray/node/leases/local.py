@@ -168,7 +168,9 @@ class Leases:
         else:
             declared = self._keys[grant.owner, grant.key]
             kind = self._kind(declared.job, declared.env, grant.assigned)
-            placement = Placement(grant.lease, grant.owner, grant.key, b"", 0, grant.assigned, kind, now)
+            labels = declared.strategy.get("labels")
+            assigned = {**grant.assigned, "labels": labels} if labels else grant.assigned
+            placement = Placement(grant.lease, grant.owner, grant.key, b"", 0, assigned, kind, now)
         self._placements[grant.lease] = placement
         self._context.counts["grants"] += 1
         worker = self._pool.take(kind, grant.lease, now)

@@ -248,9 +248,12 @@ def visible_gpus(named: list[int | str] | None) -> list[int | str]:
     return list(range(count))
 
 
-def node_row(node_id: bytes, endpoint: str, pid: int, labels: dict[str, str]) -> dict[str, Any]:
+def node_row(node_id: bytes, endpoint: str, pid: int, labels: dict[str, str], started_ms: int = 0
+             ) -> dict[str, Any]:
     """The node as ``zray.nodes()`` shows it (resources are added when asked)."""
     host = socket.gethostname()
     return {"NodeID": node_id.hex(), "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerHostname": host,
             "NodeManagerPort": 0, "RayletSocketName": endpoint, "ObjectStoreSocketName": endpoint, "NodeName": host,
-            "MetricsExportPort": 0, "alive": True, "Labels": {"ray.io/node-id": node_id.hex(), **labels}, "pid": pid}
+            "MetricsExportPort": 0, "alive": True,
+            "StartTimeMs": started_ms, "IsHead": False,
+            "Labels": {"ray.io/node-id": node_id.hex(), **labels}, "pid": pid}

@@ -23,8 +23,11 @@ def cancelled(task: list[Any], name: str, reason: str = "") -> list[Any]:
     return [FAILED, "cancelled", detail]
 
 
-def succeeded(result: Any) -> bool:
-    return type(result) is not list or result[0] != FAILED
+def failure_in(result: Any) -> list[Any] | None:
+    """The failure that a result is, or that it has beside further fields."""
+    if type(result) is list and result and result[0] == 0:
+        result = result[1][0] if result[1] else None
+    return result if type(result) is list and result and result[0] == FAILED else None
 
 
 def task_name(task: list[Any], name: str) -> str:

@@ -291,8 +291,9 @@ def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
     for row in islice(viewed.events.rows(partial(_is_blocked, viewed), task), limit):
         rows.append(shown(row if detail else {**row, "error_message": ""}))
     kept = len(viewed.events.running) + len(viewed.events.ended) + len(viewed.events.failures)
+    waiting = [{name: row[name] for name in ("owner", "key", "cause", "detail")} for row in _waiting(viewed)[:LIMIT]]
     return {"tasks": rows, "total": max(len(rows), kept if not wanted else 0), "dropped": viewed.events.dropped,
-            "live": []}
+            "live": [], "waiting": shown(waiting)}
 
 
 def _parents(viewed: Viewed, peer: bytes, args: dict) -> dict:

@@ -92,7 +92,8 @@ def task_rows(owned: Iterable[Entry], submitter: Any, calls: Any, limit: int) ->
         total += work.count if type(work) is MapChunk else 1
         if len(rows) < limit:
             rows.append(_chunk_row(work) if type(work) is MapChunk else {
-                **about(work), "state": state_of(work), "waits_for": _waits_for(work)})
+                **about(work), "state": state_of(work), "waits_for": _waits_for(work),
+                "key": work.key.number if work.key is not None else 0})
     return rows, total
 
 

@@ -20,13 +20,22 @@ from zray.state.places import Places, bare, milliseconds
 Key = tuple[str, int]
 DRIVER_PARENT = "ff" * 20  # then the job: the task id of a driver, as in Ray
 ENDED = ("FINISHED", "FAILED")
+INCARNATION_DIGITS = 16
 PREFIX_DIGITS = 32  # of a task id: the same for all tasks of one attempt of a parent
 
 
 def rows(events: Iterable[dict[str, Any]], live: Iterable[dict[str, Any]], actors: Iterable[dict[str, Any]],
-         parents: dict[str, str], places: Places) -> list[dict[str, Any]]:
-    """Rows of TaskState: unfinished ones first, then the latest; of one task the latest attempt first."""
+         parents: dict[str, str], reasons: dict[tuple[str, int], str], places: Places) -> list[dict[str, Any]]:
+    """Rows of TaskState: unfinished ones first, then the latest; of one task the latest attempt first.
+
+    ``parents``: the tasks that submitted others, by the first digits of the ids of these.  ``reasons``: what the
+    scheduling keys of owners wait for, by (owner, key).
+    """
     merged = merge(events, live)
+    for record in merged.values():
+        if record["state"] == "PENDING_NODE_ASSIGNMENT" and record.get("key"):
+            owner = record["process"]["worker_id"][:INCARNATION_DIGITS]
+            record["waits_for"] = reasons.get((owner, record["key"])) or record.get("waits_for", "")
     by_id = {row["actor_id"]: row for row in actors}
     for actor in by_id.values():
         _add_constructor(merged, actor)

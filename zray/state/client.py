@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from zray.base.causes import Cause
 from zray.base.errors import GetTimeoutError
 from zray.handles.connection import current
 from zray.state import attempts, rows
@@ -131,7 +132,10 @@ class StateClient:
         parents = dict(self.ask("parents", prefixes=sorted(prefixes))["parents"]) if prefixes else {}
         actors = answers["actors"]["actors"] + [
             rows.waiting_actor(row) for row in answers["actors"].get("live", ()) if row.get("creation")]
-        return attempts.rows(events, [row for row in live if "task_id" in row], actors, parents, _places(answers))
+        reasons = {(row["owner"], row["key"]): Cause(row["cause"]).text + (f" ({row['detail']})" if row["detail"] else "")
+                   for row in found.get("waiting", ())}
+        return attempts.rows(events, [row for row in live if "task_id" in row], actors, parents, reasons,
+                             _places(answers))
 
     def _node_logs(self, nodes: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
         for node in nodes:

@@ -238,3 +238,21 @@ class ClusterEventState(StateSchema):
     message: str = state_column(filterable=False)
     event_id: str = state_column(filterable=True)
     custom_fields: dict | None = state_column(filterable=False, detail=True)
+
+
+@dataclass(kw_only=True)
+class LeaseState(StateSchema):
+    """A lease of a worker, or the place of an actor; zray's own kind."""
+
+    lease: int = state_column(filterable=True)
+    job: int = state_column(filterable=True)
+    name: str = state_column(filterable=True)
+    owner: str = state_column(filterable=True)
+    key: int = state_column(filterable=True)
+    resources: dict = state_column(filterable=False)
+    gpu_ids: list = state_column(filterable=False)
+    blocked: bool = state_column(filterable=True)
+    recalled: bool = state_column(filterable=True)
+    pid: int = state_column(filterable=True)
+    worker: str = state_column(filterable=True)
+    actor: str = state_column(filterable=True)

@@ -22,6 +22,7 @@ class RowKind:
     identifier: str
     views: dict[str, dict[str, Any]]
     build: Callable[[Answers, Places], list[dict[str, Any]]]
+    is_gettable: bool = True  # by its id
 
 
 def _not_here(answers: Answers, places: Places) -> list[dict[str, Any]]:
@@ -45,6 +46,8 @@ KINDS: dict[str, RowKind] = {kind.name: kind for kind in (
     RowKind("objects", common.ObjectState, "object_id", {"nodes": {}, "objects": _LIVE},
          lambda a, places: rows.objects(a["objects"].get("live", []), places)),
     RowKind("runtime_envs", common.RuntimeEnvState, "node_id", {"nodes": {}, "runtime-envs": {}},
-         lambda a, places: rows.runtime_envs(a["runtime-envs"]["runtime-envs"])),
-    RowKind("cluster_events", common.ClusterEventState, "event_id", {"nodes": {}}, _not_here),
+         lambda a, places: rows.runtime_envs(a["runtime-envs"]["runtime-envs"]), is_gettable=False),
+    RowKind("cluster_events", common.ClusterEventState, "event_id", {"nodes": {}}, _not_here, is_gettable=False),
+    RowKind("leases", common.LeaseState, "lease", {"nodes": {}, "leases": {}},
+            lambda a, places: sorted(a["leases"]["leases"], key=lambda row: row["lease"]), is_gettable=False),
 )}

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from zray.state import attempts, common, rows
+from zray.state.client import without_marks
 from zray.state.errors import RayStateApiException
 from zray.state.filters import checked, equal, matcher
 from zray.state.kinds import KINDS
@@ -181,3 +182,16 @@ def test_every_kind_is_told_apart_by_a_column_of_its_own():
 
 def test_names_are_bare_and_jobs_are_ids():
     assert bare("test.<locals>.A") == bare("A") == "A" and job_hex(1) == "00000001" and job_hex(0) == ""
+
+
+# ---------------------------------------------------------------- logs
+
+@given(st.lists(st.integers(0, 40), max_size=6).map(sorted))
+def test_a_log_is_read_without_zrays_own_lines_however_it_is_cut(cuts):
+    log = b"\x01zray-task:f\none\n\0two\n\x01zray-warning:x\nthree"
+    pieces = [log[start:end] for start, end in zip([0, *cuts], [*cuts, len(log)], strict=True)]
+    read, rest = b"", b""
+    for piece in pieces:
+        found, rest = without_marks(rest + piece)
+        read += found
+    assert read + rest == b"one\ntwo\nthree"

@@ -13,7 +13,7 @@ def source(job: int = 1, worker: bytes = WORKER, actor: bytes = b"") -> Source:
 
 def event(n: int, start: float = 1.0, end: float = 2.0, ok: bool = True, attempt: int = 0, count: int = 1) -> list:
     error = None if ok else ["TASK_EXECUTION_EXCEPTION", "User exception:\nboo"]
-    return ["f", n.to_bytes(24, "little"), 7, start, end, ok, attempt, count, error, 5]
+    return ["f", n.to_bytes(24, "little"), 7, start, end, ok, attempt, count, error, 5, ""]
 
 
 def test_pages_cover_everything_that_is_kept_once():
@@ -44,7 +44,7 @@ def test_a_running_task_is_listed_until_it_ends_or_its_worker_does():
 
 def test_a_malformed_report_is_refused_and_does_no_harm():
     log = TaskEventLog(10)
-    for bad in ([1], [["f"]], [["f", "not bytes", 7, 1.0, 2.0, True, 0, 1, None, 5]], [None]):
+    for bad in ([1], [["f"]], [["f", "not bytes", 7, 1.0, 2.0, True, 0, 1, None, 5, ""]], [None]):
         assert not log.report(source(), bad, 0)
     assert not list(log.rows()) and log.timeline(0, 10) == (0, [])
 
@@ -97,6 +97,6 @@ def test_failures_and_parents_are_bounded_and_checked():
 def test_the_constructor_of_an_actor_and_its_calls_have_their_types():
     log = TaskEventLog(10)
     actor = b"a" * 16
-    constructor = ["A.__init__", actor.ljust(24, b"\0"), 7, 1.0, 2.0, True, 0, 1, None, 0]
+    constructor = ["A.__init__", actor.ljust(24, b"\0"), 7, 1.0, 2.0, True, 0, 1, None, 0, ""]
     log.report(source(actor=actor), [constructor, event(1)], 0)
     assert [row["type"] for row in log.rows()] == ["ACTOR_TASK", "ACTOR_CREATION_TASK"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.base.config import Config
+from zray.base.ids import WORKER_SIZE
 
 
 class ProcessRecord:
@@ -20,6 +21,7 @@ class ProcessRecord:
         self.python = python
         self.job = job
         self.config = config
+        self.worker_id = incarnation.ljust(WORKER_SIZE, b"\0")  # as the API shows it; a worker's has more random bytes
         self.namespace = ""
         self.env: dict[str, str] = {}  # variables that tasks and actors submitted here inherit; constant after setup
         self.node_info: dict[str, Any] = {}

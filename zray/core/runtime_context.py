@@ -30,8 +30,8 @@ class RuntimeContext:
         return self._runtime.node_info.get("NodeID") or _padded(NodeID, self._runtime.node).hex()
 
     def get_worker_id(self) -> str:
-        worker = getattr(self._runtime, "worker_id", None)
-        return (WorkerID(worker) if worker else _padded(WorkerID, self._runtime.incarnation)).hex()
+        process = getattr(self._runtime, "process", None)  # local mode has none
+        return (WorkerID(process.worker_id) if process else _padded(WorkerID, self._runtime.incarnation)).hex()
 
     def get_task_id(self) -> str | None:
         """The task that this thread runs; None in the driver."""

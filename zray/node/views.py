@@ -184,13 +184,13 @@ def _runtime_envs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     rows: dict[tuple, dict[str, Any]] = {}
     for w in viewed.pool.workers.values():
         if w.kind is not None and w.kind.env:
-            row = rows.setdefault(w.kind.env, {"env": dict(w.kind.env), "success": True, "error": "", "workers": 0,
+            row = rows.setdefault(w.kind.env, {"env": dict(w.kind.env), "success": True, "why": "", "workers": 0,
                                                "created_s": viewed.wall(w.launched_s),
                                                "node_id": viewed.node.get("NodeID", "")})
             row["workers"] += 1
     for env, why in viewed.pool.broken_environments().items():
         rows.setdefault(env, {"env": dict(env), "workers": 0, "created_s": 0.0,
-                              "node_id": viewed.node.get("NodeID", "")}).update(success=False, error=why)
+                              "node_id": viewed.node.get("NodeID", "")}).update(success=False, why=why)
     return _rows("runtime-envs", list(rows.values()), args)
 
 

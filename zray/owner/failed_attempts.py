@@ -58,7 +58,9 @@ class FailedAttempts:
             # the call ran, so what it has seen is the end of the actor's process
             if kind == "actor_pg_removed":
                 reason = Cause.GROUP_REMOVED.text
-            exit_type, sentence = exit_of(reason, int(detail.get("signal") or 0), int(detail.get("exit_code") or 0))
+            exit_type, sentence = detail.get("exit_type"), detail.get("exit_detail")
+            if not exit_type:  # the node ended the actor, and its process has not ended yet
+                exit_type, sentence = exit_of(reason, int(detail.get("signal") or 0), int(detail.get("exit_code") or 0))
             found, message = "ACTOR_DIED", f"{message}\n{exit_type}: {sentence}"
         if reason.startswith(NODE_GONE):
             found = "NODE_DIED"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ DEFAULT_LIMIT = 100
 DEFAULT_TIMEOUT_S = 30
 LIMIT_MAX = 10_000  # rows of one list, and of the answer of one node
 LOG_LINES = 1000
+# Lines of zray itself in the output of a worker: the name of the task that prints, warnings, progress bars.
+_MARK = re.compile(rb"\x01zray-[^\n]*\n")
 LOG_LOOK_S = 0.5  # between two looks for new lines of a log that is followed
 
 
@@ -132,7 +135,7 @@ class StateClient:
         parents = dict(self.ask("parents", prefixes=sorted(prefixes))["parents"]) if prefixes else {}
         actors = answers["actors"]["actors"] + [
             rows.waiting_actor(row) for row in answers["actors"].get("live", ()) if row.get("creation")]
-        reasons = {(row["owner"], row["key"]): Cause(row["cause"]).text + (f" ({row['detail']})" if row["detail"] else "")
+        reasons = {(row["owner"], row["key"]): f"{Cause(row['cause']).text} ({row['detail']})"
                    for row in found.get("waiting", ())}
         return attempts.rows(events, [row for row in live if "task_id" in row], actors, parents, reasons,
                              _places(answers))
@@ -166,9 +169,13 @@ class StateClient:
         """Pieces of a log file: its last ``lines`` lines (-1: all), then, with ``follow``, what is written later."""
         on = bytes.fromhex(node["NodeID"])[:8]
         found = self.ask("logs", on=on, file=name, lines=lines)
+        rest = b""
         while True:
+            data, rest = without_marks(rest + found["data"])
+            if data:
+                yield data
             if found["data"]:
-                yield found["data"]
+                pass
             elif not follow:
                 return
             else:
@@ -178,6 +185,13 @@ class StateClient:
             elif found["offset"] >= found["size"]:
                 return
             found = self.ask("logs", on=on, file=name, offset=found["offset"])
+
+
+def without_marks(data: bytes) -> tuple[bytes, bytes]:
+    """``(a piece of a log without zray's own lines, the beginning of such a line at its end)``."""
+    data = _MARK.sub(b"", data.replace(b"\0", b""))
+    at = data.rfind(b"\x01", data.rfind(b"\n") + 1)
+    return (data, b"") if at < 0 else (data[:at], data[at:])
 
 
 def _places(answers: dict[str, dict[str, Any]]) -> Places:

@@ -167,7 +167,7 @@ def runtime_envs(raw: list[Row]) -> list[Row]:
     """Rows of RuntimeEnvState, by node and environment."""
     found = [{"runtime_env": {"env_vars": row["env"]}, "success": row["success"], "node_id": row["node_id"],
               "creation_time_ms": float(milliseconds(row["created_s"])), "ref_cnt": row["workers"],
-              "error": row["error"] or None} for row in raw]
+              "error": row["why"] or None} for row in raw]
     return sorted(found, key=lambda row: (row["node_id"], json.dumps(row["runtime_env"], sort_keys=True)))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from zray.base.error_types import error_of
 from zray.wire.messages import EventReport
 from zray.worker.ports import CoreProcess
-from zray.worker.queue import TASK_ATTEMPT, TASK_ID
+from zray.worker.queue import FUNCTION, TASK_ATTEMPT, TASK_ID
 from zray.worker.run.results import failure_in
 
 REPORT_EVERY_S = 0.1
@@ -31,19 +31,25 @@ LAST_CALL = ("\n\nSystem error:\nIntentionalSystemExit: Worker exits with an exi
 LEASES_MAX = 64  # leases whose grants are kept for reports; a worker serves one after the other
 
 
+def _nameless(key: Any) -> str:
+    return ""
+
+
 class EventRecorder:
     """Events of one worker."""
 
-    __slots__ = ("pending", "room", "queued", "scope", "leases", "_rt", "_ran", "_reported", "_reported_queued",
+    __slots__ = ("pending", "room", "queued", "scope", "function_name",
+                 "leases", "_rt", "_ran", "_reported", "_reported_queued",
                  "_timer", "_running", "_open", "_at_once", "_refilled_s", "max_calls")
 
     def __init__(self, rt: CoreProcess):
         self.room = int(rt.config.task_events_per_s_max * REPORT_EVERY_S)
-        # (task id, attempt, name, started ns, ended ns, True or the failure, count, lease)
+        # (task id, attempt, name, started ns, ended ns, True or the failure, count, lease, key of the function)
         self.pending: list[tuple[Any, ...]] = []
         self.scope = ""  # of an actor: what stands before the bare name of its class in the names of its calls
         self.leases: dict[int, dict[str, Any]] = {}  # lease -> what it was granted, until events of it are reported
         self.queued: Callable[[], list[Any]] = list  # of an actor: [[name, count], ...] of the waiting calls
+        self.function_name: Callable[[Any], str] = _nameless  # of a function or method by its key
         self._reported_queued: list[Any] = []
         self._rt = rt
         self._ran = 0
@@ -52,7 +58,8 @@ class EventRecorder:
         self._at_once = float(REPORTS_AT_ONCE_MAX)  # reports that may go at once now
         self._refilled_s = 0.0
         self.max_calls = 0  # of the function that ran last and has such a limit
-        self._running: list[tuple[bytes, int, str, int, int]] = []  # (task, attempt, name, since, lease), to report
+        # (task, attempt, name, since ns, lease, key of the function), to report as running
+        self._running: list[tuple[bytes, int, str, int, int, Any]] = []
         self._open: set[tuple[bytes, int]] = set()  # calls that were reported as running
 
     def add(self, task: list[Any], name: str, started_ns: int, result: Any, count: int = 1, lease: int = 0) -> None:
@@ -62,7 +69,8 @@ class EventRecorder:
             self._open.discard((task[TASK_ID], task[TASK_ATTEMPT]))
             ok = result if type(result) is bool or failure_in(result) is not None else True
             self.pending.append(
-                (task[TASK_ID], task[TASK_ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count, lease))
+                (task[TASK_ID], task[TASK_ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count, lease,
+                 task[FUNCTION] if len(task) > FUNCTION else None))
 
     def serves(self, lease: Any) -> None:
         """Keep what a lease was granted, for the next report."""
@@ -74,7 +82,7 @@ class EventRecorder:
             return
         if side_by_side:
             self._open.add((task[TASK_ID], task[TASK_ATTEMPT]))
-        self._running.append((task[TASK_ID], task[TASK_ATTEMPT], name, since_ns, lease))
+        self._running.append((task[TASK_ID], task[TASK_ATTEMPT], name, since_ns, lease, task[FUNCTION]))
         self.arm(0)
 
     def arm(self, ran: int) -> None:
@@ -107,11 +115,13 @@ class EventRecorder:
         pid = os.getpid()
         scope = self.scope
         events = [[name.removeprefix(scope), task, pid, wall + started / 1e9, wall + ended / 1e9, ok is True, attempt,
-                   n, self._error(ok), lease] for task, attempt, name, started, ended, ok, n, lease in taken]
+                   n, self._error(ok), lease, self.function_name(key)]
+                  for task, attempt, name, started, ended, ok, n, lease, key in taken]
         running, self._running = self._running, []
         ended = {event[0] for event in taken} if running else ()  # tasks that ended since: report their ends only
-        events += [[name.removeprefix(scope), task, pid, wall + since / 1e9, 0.0, True, attempt, 1, None, lease]
-                   for task, attempt, name, since, lease in running if task not in ended]
+        events += [[name.removeprefix(scope), task, pid, wall + since / 1e9, 0.0, True, attempt, 1, None, lease,
+                    self.function_name(key)]
+                   for task, attempt, name, since, lease, key in running if task not in ended]
         self._reported += sum(event[6] for event in taken)
         named = {event[9] for event in events} if self.leases else ()
         leases = {number: about for number, about in self.leases.items() if number in named}

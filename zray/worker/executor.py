@@ -54,6 +54,7 @@ class Executor:
         self.table: dict[Any, Any] = self.functions.table
         self.interrupts = Interrupts(rt.loop, time.monotonic)
         self.events = EventRecorder(rt)
+        self.events.function_name = self.function_name
         self.actor: ActorHost | None = None
         self.release: Waiter | None = None  # of an actor that ends: done when the node knows it
         self.forked = False  # this is a child of the worker, made by user code
@@ -265,7 +266,7 @@ class Executor:
             took = now - before
             if len(events) < room or (took > FLUSH_AFTER_NS and room):
                 ok = True if type(result) is not list or results.failure_in(result) is None else result
-                events.append((task[0], task[1], context.task_name, before, now, ok, 1, lease.number))
+                events.append((task[0], task[1], context.task_name, before, now, ok, 1, lease.number, task[2]))
             before = now
             lease.spent_ns += took
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:
@@ -344,6 +345,11 @@ class Executor:
     def shown_name(self, task: list[Any]) -> str:
         """The name of a task as the state API shows it: the class of an actor without its scope."""
         return self.name_of(task).removeprefix(self.events.scope)
+
+    def function_name(self, key: Any) -> str:
+        """The name of a function or method, whatever the name of the task; '' when it is not known."""
+        known = self.table.get(key)
+        return known[1].removeprefix(self.events.scope) if known is not None else ""
 
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
         """The result, with the list of references that this process still holds; counts runs for max_calls.

@@ -1,8 +1,9 @@
 """Task events of a node: a bounded number of the last, and the tasks that are known to run now.  Pure.
 
 An event is a report of a worker (zray.worker.events): ``[name, task id, pid, start s, end s, ok,
-attempt, count, error, lease]``, end 0 while it runs; ``count`` is over 1 for a chunk of a map;
-``error`` is None or ``[type, message]``.  Events are numbered from 0, so that readers can page.
+attempt, count, error, lease, function]``, end 0 while it runs; ``count`` is over 1 for a chunk of a map;
+``error`` is None or ``[type, message]``; ``function`` is its name, or '' for that of the task.
+Events are numbered from 0, so that readers can page.
 
 A failure is a report of an owner (zray.owner.failed_attempts): an attempt that failed by the owner's
 decision.  It may concern an attempt that has an event, and then says more: a worker that died
@@ -17,8 +18,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 (EVENT_NAME, EVENT_TASK, EVENT_PID, EVENT_START, EVENT_END, EVENT_OK, EVENT_ATTEMPT, EVENT_COUNT, EVENT_ERROR,
- EVENT_LEASE) = range(10)
-FIELDS: tuple[Any, ...] = (str, bytes, int, (int, float), (int, float), (bool, int), int, int, (list, type(None)), int)
+ EVENT_LEASE, EVENT_FUNCTION) = range(11)
+FIELDS: tuple[Any, ...] = (str, bytes, int, (int, float), (int, float), (bool, int), int, int, (list, type(None)), int,
+                          str)
 FAILURE_FIELDS: dict[str, Any] = {
     "task_id": bytes, "attempt": int, "name": str, "error_type": str, "error_message": str, "end_s": (int, float),
     "created_s": (int, float)}
@@ -163,10 +165,11 @@ class TaskEventLog:
 
     @staticmethod
     def _row(source: Source, event: list[Any], state: str) -> dict[str, Any]:
-        name, task, pid, start_s, end_s, _, attempt, count, error, _ = event[:len(FIELDS)]
+        name, task, pid, start_s, end_s, _, attempt, count, error, _, function = event[:len(FIELDS)]
         creation = source.actor and task[:len(source.actor)] == source.actor
         error_type, message = error if error else ("", "")
-        return {"task_id": task, "name": name, "state": state, "job": source.job, "pid": pid, "attempt": attempt,
+        return {"task_id": task, "name": name, "function": function or name,
+                "state": state, "job": source.job, "pid": pid, "attempt": attempt,
                 "count": count, "start_s": start_s, "end_s": end_s, "worker_id": source.worker_id,
                 "actor": source.actor, "error_type": error_type, "error_message": message,
                 "type": "ACTOR_CREATION_TASK" if creation else "ACTOR_TASK" if source.actor else "NORMAL_TASK",

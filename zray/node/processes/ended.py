@@ -15,6 +15,11 @@ def life_of(worker: WorkerRecord) -> dict[str, Any]:
     return {"launched_s": worker.launched_s, "ready_s": worker.ready_s}
 
 
+def exit_of_worker(worker: WorkerRecord, death: Death) -> tuple[str, str]:
+    """``(exit type, detail)`` of a worker that has ended."""
+    return exit_of(worker.reason or worker.asked, death.signal, death.exit_code, worker.raised)
+
+
 class EndedWorkers:
     """Rows of ended workers, oldest first."""
 
@@ -23,7 +28,7 @@ class EndedWorkers:
 
     def add(self, worker: WorkerRecord, death: Death, now: float) -> tuple[str, str]:
         """The process has ended; ``(exit type, detail)``."""
-        exit_type, detail = exit_of(worker.reason or worker.asked, death.signal, death.exit_code, worker.raised)
+        exit_type, detail = exit_of_worker(worker, death)
         if death.log_tail and death.exit_code and not worker.raised:
             detail += f" The end of its output:\n{death.log_tail}"
         self.rows.append({"worker_id": worker.id, "pid": worker.pid, "job": worker.job, "actor": worker.actor,

@@ -164,11 +164,11 @@ def test_the_runtime_context_of_a_task(cluster):
     def who():
         context = ray.get_runtime_context()
         return (context.get(), context.get_task_name(), context.get_assigned_resources(), context.get_accelerator_ids(),
-                context.is_canceled(), context.get_node_labels(), context.task_id.hex(), context.actor_id)
+                context.is_canceled(), context.get_node_labels(), context.get_task_id(), context.get_actor_id())
 
     about, name, resources, gpus, cancelled, labels, task_id, actor_id = ray.get(who.remote())
     mine = ray.get_runtime_context()
-    assert about["job_id"] == mine.get_job_id() and about["node_id"] == mine.get_node_id()
-    assert about["task_id"] == task_id and actor_id is None and not cancelled and isinstance(labels, dict)
+    assert about["job_id"].hex() == mine.get_job_id() and about["node_id"].hex() == mine.get_node_id()
+    assert about["task_id"].hex() == task_id and actor_id is None and not cancelled and isinstance(labels, dict)
     assert name == "who" and resources == {"CPU": 2} and gpus == {"GPU": []}
-    assert mine.get_task_id() is None and mine.actor_id is None and mine.get_temp_dir()
+    assert mine.get_task_id() is None and mine.get_actor_id() is None and mine.get_temp_dir()

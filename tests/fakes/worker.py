@@ -168,6 +168,9 @@ class FakeRuntime:
     def owner_busy(self) -> bool:
         return self.busy
 
+    def flush_metrics(self) -> None:
+        pass
+
     def parents(self) -> list[list[bytes]]:
         return []
 

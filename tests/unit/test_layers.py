@@ -12,7 +12,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("base", ["base"]),
     ("wire", ["wire"]),
     ("values", ["values"]),
-    ("machines and their shells", ["owner", "sched", "store", "gcs", "transport"]),
+    ("machines and their shells", ["owner", "sched", "store", "gcs", "transport", "metrics"]),
     ("what a program holds", ["handles"]),
     ("core processes", ["core"]),
     ("workers", ["worker"]),

@@ -54,7 +54,9 @@ def test_trace_events_have_microseconds_and_counts():
     log.report(source(3), [event(1, 10.0, 10.5, ok=False, attempt=2, count=100)], 0)
     (entry,) = log.timeline(0, 10)[1]
     assert entry["ts"] == 10e6 and entry["dur"] == 0.5e6 and entry["name"] == "f x 100" and entry["ph"] == "X"
-    assert entry["args"] == {"task_id": (1).to_bytes(24, "little").hex(), "attempt": 2, "ok": False, "job_id": 3}
+    assert entry["args"] == {
+        "task_id": (1).to_bytes(24, "little").hex(), "attempt": 2, "ok": False, "job_id": 3, "pid": 7}
+    assert entry["tid"] == f"worker:{WORKER.ljust(28, b'i').hex()}"
 
 
 def test_what_a_lease_was_granted_and_why_an_attempt_failed_are_in_its_row():

@@ -70,22 +70,24 @@ class Worker:
     @property
     def current_job_id(self) -> JobID:
         context = self._context()
-        return context.job_id if context else JobID.nil()
+        return JobID.from_hex(context.get_job_id()) if context else JobID.nil()
 
     @property
     def current_node_id(self) -> NodeID:
         context = self._context()
-        return context.node_id if context else NodeID.nil()
+        return NodeID.from_hex(context.get_node_id()) if context else NodeID.nil()
 
     @property
     def current_task_id(self) -> TaskID:
         context = self._context()
-        return context and context.task_id or TaskID.nil()
+        task = context.get_task_id() if context else None
+        return TaskID.from_hex(task) if task else TaskID.nil()
 
     @property
     def actor_id(self) -> ActorID:
         context = self._context()
-        return context and context.actor_id or ActorID.nil()
+        actor = context.get_actor_id() if context else None
+        return ActorID.from_hex(actor) if actor else ActorID.nil()
 
     @property
     def namespace(self) -> str:

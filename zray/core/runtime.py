@@ -281,6 +281,18 @@ class Runtime:
             executor.queue.forget_owners, executor.place_of, executor.inline.cancel, executor.rows),
                                      executor.machine.handlers)
 
+    def report_metrics_after(self, seconds: float) -> None:
+        """Send the node the metrics of this process after some time."""
+        with self.loop.lock:
+            self.loop.call_at(time.monotonic() + seconds, self.flush_metrics)
+        self.loop.wake()
+
+    def flush_metrics(self) -> None:
+        """Send the node the metrics of this process (under the lock)."""
+        module = sys.modules.get("zray.core.metrics")  # loaded by the first metric
+        if module is not None and not self.process.closed and (report := module.report()) is not None:
+            self.send(self.process.node, report)
+
     def parents(self) -> list[list[bytes]]:
         """``[prefix, task]`` of the tasks that have submitted others since the last call (under the lock)."""
         found = list(self.ids.parents)
@@ -340,6 +352,8 @@ class Runtime:
         process = self.process
         if process.closed:
             return
+        with self.loop.lock:
+            self.flush_metrics()
         process.closed = True
         self.reporter.end()
         if goodbye and process.kind == "driver" and process.pid == os.getpid() and self.submitter.lost is None:

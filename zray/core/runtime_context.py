@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
-from zray.base.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from zray.base.ids import ActorID, BaseID, JobID, NodeID, PlacementGroupID, TaskID, WorkerID
 from zray.handles.connection import connected
 from zray.sched.resources import UNIT
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
+
+DRIVER_TASK = b"\xff" * 20  # then the job: the id of a driver's own task, as in Ray
 
 
 class RuntimeContext:
@@ -39,10 +42,20 @@ class RuntimeContext:
         return TaskID(task).hex() if task and self._runtime.kind == "worker" else None
 
     def get_task_name(self) -> str | None:
-        return self._of_task("task_name") if self.get_task_id() else None
+        """The name of the task: "f", "Class.method", or that of ``options(name=)``; None in the driver."""
+        name = self._of_task("task_name")
+        if not self.get_task_id() or name is None:
+            return None
+        executor = getattr(self._runtime, "executor", None)
+        return name.removeprefix(executor.events.scope) if executor is not None else name
 
     def get_task_function_name(self) -> str | None:
-        return self.get_task_name()
+        """The name of the function with its module: "module.f", "module.Class.method"; None in the driver."""
+        if not self.get_task_id():
+            return None
+        executor, context = getattr(self._runtime, "executor", None), self._runtime.context
+        found = executor.full_name(context.task, context.attempt) if executor is not None else ""
+        return found or self.get_task_name()
 
     def get_attempt_number(self) -> int:
         """How often this task was tried before."""
@@ -108,10 +121,12 @@ class RuntimeContext:
 
     @property
     def job_id(self) -> JobID:
+        _deprecated("get_job_id()")
         return JobID.from_int(self._runtime.job)
 
     @property
     def node_id(self) -> NodeID:
+        _deprecated("get_node_id()")
         return NodeID.from_hex(self.get_node_id())
 
     @property
@@ -119,18 +134,23 @@ class RuntimeContext:
         return self._runtime.kind
 
     @property
-    def task_id(self) -> TaskID | None:
+    def task_id(self) -> TaskID:
+        """The task that this thread runs, or the driver's own."""
+        _deprecated("get_task_id()")
         task = self.get_task_id()
-        return TaskID.from_hex(task) if task else None
+        return TaskID.from_hex(task) if task else TaskID(DRIVER_TASK + JobID.from_int(self._runtime.job).binary())
 
     @property
     def actor_id(self) -> ActorID | None:
+        _deprecated("get_actor_id()")
         actor = self.get_actor_id()
         return ActorID.from_hex(actor) if actor else None
 
     @property
-    def current_placement_group_id(self) -> str | None:
-        return self.get_placement_group_id()
+    def current_placement_group_id(self) -> PlacementGroupID | None:
+        _deprecated("get_placement_group_id()")
+        group = self.get_placement_group_id()
+        return PlacementGroupID.from_hex(group) if group else None
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
@@ -157,16 +177,24 @@ class RuntimeContext:
         return executor is not None and (context.task, context.attempt) in executor.cancels
 
     def get(self) -> dict[str, Any]:
-        """Everything at once."""
-        found = {"job_id": self.get_job_id(), "node_id": self.get_node_id(), "namespace": self.namespace}
+        """Everything at once: id objects ``job_id``, ``node_id``, in tasks ``task_id``, in actors ``actor_id``; and the
+        ``namespace``."""
+        found: dict[str, Any] = {"job_id": JobID.from_hex(self.get_job_id()),
+                                 "node_id": NodeID.from_hex(self.get_node_id()), "namespace": self.namespace}
         if task := self.get_task_id():
-            found["task_id"] = task
+            found["task_id"] = TaskID.from_hex(task)
         if actor := self.get_actor_id():
-            found["actor_id"] = actor
+            found["actor_id"] = ActorID.from_hex(actor)
         return found
 
     def __repr__(self) -> str:
-        return f"RuntimeContext({', '.join(f'{name}={value}' for name, value in self.get().items())})"
+        found = {name: value.hex() if isinstance(value, BaseID) else value for name, value in self.get().items()}
+        return f"RuntimeContext({', '.join(f'{name}={value}' for name, value in found.items())})"
+
+
+def _deprecated(instead: str) -> None:
+    warnings.warn(f"This API is deprecated and may be removed in future releases. Use {instead} instead",
+                  DeprecationWarning, stacklevel=3)
 
 
 def _padded(cls: Any, raw: bytes) -> Any:

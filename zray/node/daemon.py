@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from zray.node.daemon_machine import DaemonPorts, MemberShell
     from zray.node.peers.entry import ClusterEntry
     from zray.node.processes.linux import Ended
+    from zray.node.running.scrape import ScrapeEndpoint
     from zray.store.transfer.exchange import HandoverProgress
     from zray.transport.mesh import Mesh
 
@@ -116,6 +117,7 @@ class Daemon:
         self._compose_machine(ordinal, shown, offered)
         self._load_kernels(len(joined.rows) if joined is not None else 0)
         self._watch_descriptors()
+        self._serve_metrics()
         self.zygote.send(self._zygote_base())
         self._note_start(joined is not None, ordinal)
         self.core.start(joined.rows if joined is not None else [])
@@ -242,6 +244,22 @@ class Daemon:
             self.mesh, entry.hello, self.probes.begin, self.probes.end, entry.cluster, self.own_row,
             unfit=lambda peer, message: unfit(peer, message, options.insecure, warn), may_dial=entry.admit,
             may_not_dial=entry.bar, warn=warn)
+
+    def _serve_metrics(self) -> None:
+        """Open the endpoint for Prometheus, if the settings say where."""
+        self.scraped: ScrapeEndpoint | None = None
+        address = self.config.metrics_address
+        if not address:
+            return
+        from zray.metrics.exposition import text_of
+        from zray.node.running.scrape import ScrapeEndpoint
+
+        try:
+            self.scraped = ScrapeEndpoint(self.watcher, address, lambda: text_of(self.machine.metric_families()))
+        except OSError as error:  # several nodes of one machine have one setting
+            self.journal.note(f"no metrics are served: {address} cannot be bound ({error.strerror})")
+        else:
+            self.machine.node["MetricsExportPort"] = self.scraped.port
 
     def _zygote_base(self) -> dict[str, Any]:
         """The settings of this node that a zygote needs before it forks."""
@@ -478,6 +496,8 @@ class Daemon:
             self.probes.close()
         self.processes.close()
         self.signals.close()
+        if self.scraped is not None:
+            self.scraped.close()
         self.watcher.close()
         self.output.close()
         self.zygote.close()

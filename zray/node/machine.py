@@ -24,6 +24,7 @@ from typing import Any
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.ids import node_of
+from zray.metrics.table import MetricTable
 from zray.node import views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
@@ -93,6 +94,7 @@ class NodeMachine:
         self.jobs = JobTable(first_job)
         self.events = TaskEventLog(config.events_max)
         self.ended_workers = EndedWorkers(config.ended_workers_max)
+        self.metrics = MetricTable(config.metric_series_max)
         self.pool = Pool(
             ports.new_worker_id, context.emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s,
             may_retire=lambda worker: not self.actors.owns(worker.incarnation))
@@ -113,6 +115,7 @@ class NodeMachine:
         self.handlers = _merged(
             self.queries.handlers,
             {m.EventReport.CODE: self._event_report, m.TaskFailures.CODE: self._task_failures,
+             m.MetricsReport.CODE: self._metrics_report,
              m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
             self.drivers.handlers, self.actor_messages.handlers, self.cluster.handlers, self.leases.handlers,
@@ -168,8 +171,9 @@ class NodeMachine:
             self.context, self.node, self.cluster, self.scheduler, self.bottom_up, self.pool, self.placements,
             self.leases, self.jobs, self.actors, self.groups, self.events,
             remote_available=self.remote_leases.available, store_report=ports.store_report,
-            gcs_report=ports.gcs_report, ended_workers=self.ended_workers, hellos=self.processes.hellos,
+            gcs_report=ports.gcs_report, ended_workers=self.ended_workers, metrics=self.metrics,
             logs=ports.logs)
+        self.metric_families = partial(views.metric_families, viewed)
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed), self.processes)
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,
@@ -282,6 +286,7 @@ class NodeMachine:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
         if not self.context.is_mine(incarnation):
             self.context.ends.process_ended(incarnation)
+        self.metrics.ended(incarnation.hex())
         self.actors.process_ended(incarnation)
         self.actor_rows.process_ended(incarnation)
         self.cluster.forget_process(incarnation)
@@ -329,6 +334,12 @@ class NodeMachine:
             self.refuse(peer, "TaskFailures from a process that is not of this node")
         elif not self.events.failed(message.rows, message.dropped, self.context.epoch_s):
             self.refuse(peer, "malformed TaskFailures")
+
+    def _metrics_report(self, peer: bytes, message: m.MetricsReport) -> None:
+        if not self.processes.is_process(peer):
+            self.refuse(peer, "MetricsReport from a process that is not of this node")
+        elif not self.metrics.report(peer.hex(), message.rows, message.dropped):
+            self.refuse(peer, "malformed MetricsReport")
 
     # ------------------------------------------------------------ other nodes
 
@@ -433,7 +444,8 @@ class NodeMachine:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
         self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.actors, self.foreign, self.actor_rows, self.cluster,
-                     self.remote_leases, self.groups, self.jobs, self.events, self.placements, self.leases, self.places,
+                     self.remote_leases, self.groups, self.jobs, self.events, self.metrics,
+                     self.placements, self.leases, self.places,
                      self.unheld):
             part.check()
         for actor in self.foreign.actors.values():

@@ -1,7 +1,7 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
     nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline stats
-    explain logs runtime-envs
+    explain logs runtime-envs metrics
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
 are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
@@ -9,7 +9,7 @@ are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.ids import node_of
+from zray.metrics.table import MetricTable
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
 from zray.node.groups.service import GroupService
@@ -30,8 +31,8 @@ from zray.node.processes.pool import Pool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
-from zray.wire import messages as m
 
+EXPECTED_TERMINATION, UNEXPECTED_TERMINATION = 1, 2  # Ray's numbers of why a node has ended; 0 while it lives
 OUTSIDE = ("on disk", "waiting for room")  # values of zray.store.node.records.Phase that take no bytes of the store
 LIMIT = 10_000  # rows of one answer, unless the query asks for fewer; "total" is the number of all rows
 
@@ -56,7 +57,7 @@ class Viewed:
     store_report: Callable[[], dict[str, Any]]
     gcs_report: Callable[[], dict[str, Any]]
     ended_workers: EndedWorkers
-    hellos: Mapping[bytes, m.Hello]
+    metrics: MetricTable
     logs: Callable[[dict[str, Any]], dict[str, Any]]
 
     def wall(self, seconds: float) -> float:
@@ -97,7 +98,8 @@ def _nodes(viewed: Viewed, peer: bytes, args: dict) -> dict:
     rows += [_node(row["shown"], row.get("state", "alive"), row["total"]) for row in viewed.cluster.peers.values()]
     for node, row in viewed.cluster.last_rows.items():
         state = "left" if row.get("state") == "left" else "dead"
-        rows.append({**_node(row["shown"], state, {}), "DeathReason": viewed.context.ends.nodes[node],
+        rows.append({**_node(row["shown"], state, {}), "DeathReasonMessage": viewed.context.ends.nodes[node],
+                     "DeathReason": EXPECTED_TERMINATION if state == "left" else UNEXPECTED_TERMINATION,
                      "EndTimeMs": int(1000 * viewed.wall(row["ended_s"]))})
     return {"nodes": rows, "total": len(rows)}
 
@@ -273,7 +275,8 @@ def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Task events from number ``start`` on, in Chrome's trace format; ``next`` is the start of the
     following page."""
     start = args.get("start")
-    first, events = viewed.events.timeline(start if isinstance(start, int) and start >= 0 else 0, limit_of(args))
+    first, events = viewed.events.timeline(start if isinstance(start, int) and start >= 0 else 0, limit_of(args),
+                                           viewed.node.get("NodeManagerAddress", ""))
     return {"events": events, "next": first + len(events), "total": viewed.events.seen,
             "dropped": viewed.events.dropped}
 
@@ -321,6 +324,46 @@ def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
         "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped}}
 
 
+def _metrics(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    return {"metrics": metric_families(viewed)}
+
+
+def metric_families(viewed: Viewed) -> list[dict[str, Any]]:
+    """Families for zray.metrics.exposition: those of user code, and those of the node itself."""
+    labels = {"NodeAddress": viewed.node.get("NodeManagerAddress", ""), "NodeId": viewed.node.get("NodeID", "")}
+    return viewed.metrics.rows(labels) + _node_metrics(viewed, labels)
+
+
+def _node_metrics(viewed: Viewed, labels: dict[str, str]) -> list[dict[str, Any]]:
+    """What a node measures of itself."""
+    states: dict[str, int] = {}
+    for worker in viewed.pool.workers.values():
+        states[worker.state.name] = states.get(worker.state.name, 0) + 1
+    store = viewed.store_report()
+    total, free = viewed.scheduler.total(), viewed.scheduler.available()
+
+    def family(name: str, kind: str, description: str, series: list[list[Any]]) -> dict[str, Any]:
+        return {"name": f"zray_{name}", "kind": kind, "description": description, "boundaries": [],
+                "series": [[{**own, **labels}, value] for own, value in series]}
+
+    return [
+        family("workers", "gauge", "Worker processes", [[{"State": state}, n] for state, n in sorted(states.items())]),
+        family("actors", "gauge", "Actors whose home is this node and that are not dead", [
+            [{}, sum(actor.state != "DEAD" for actor in viewed.actors.actors.values())]]),
+        family("leases", "gauge", "Leases of workers, and places of actors", [[{}, len(viewed.placements)]]),
+        family("worker_deaths", "counter", "Worker processes that ended unasked", [
+            [{}, viewed.context.counts["worker_deaths"]]]),
+        family("task_events", "counter", "Ended tasks that were reported one by one", [[{}, viewed.events.seen]]),
+        family("tasks_not_reported", "counter", "Ended tasks that were only counted", [[{}, viewed.events.dropped]]),
+        family("metrics_dropped", "counter", "Records of metrics beyond metric_series_max, or of another kind", [
+            [{}, viewed.metrics.dropped]]),
+        family("resources", "gauge", "Resources by state", [
+            [{"Name": name, "State": state}, value] for state, amount in (("TOTAL", total), ("FREE", free))
+            for name, value in amounts({name: max(0, units) for name, units in amount.items()}).items()]),
+        family("object_store_bytes", "gauge", "Bytes of the object store, and of objects on disk", [
+            [{"Kind": kind}, store[kind]] for kind in ("capacity", "used", "spilled") if kind in store])]
+
+
 def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Why a key of the asker (``key``) or an actor (``actor``) has no worker."""
     actor = viewed.actors.actors.get(args.get("actor", b""))
@@ -346,5 +389,5 @@ _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "placement-groups": _groups,
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
-    "runtime-envs": _runtime_envs,
+    "runtime-envs": _runtime_envs, "metrics": _metrics,
 }

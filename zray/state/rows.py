@@ -80,7 +80,7 @@ def _node(row: Row) -> Row:
     alive = row["Alive"]
     return {"node_id": row["NodeID"], "node_ip": row.get("NodeManagerAddress", ""),
             "is_head_node": bool(row.get("IsHead")), "state": "ALIVE" if alive else "DEAD",
-            "state_message": row.get("DeathReason") or ("it leaves" if row.get("State") == "draining" else None),
+            "state_message": row.get("DeathReasonMessage") or ("it leaves" if row.get("State") == "draining" else None),
             "node_name": row.get("NodeName", ""), "resources_total": row["Resources"],
             "labels": row.get("Labels") or {},
             "start_time_ms": row.get("StartTimeMs", 0), "end_time_ms": row.get("EndTimeMs", 0)}

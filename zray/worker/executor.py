@@ -7,6 +7,7 @@ The main thread starts tasks without the lock (see zray.worker.queue), and takes
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
@@ -26,7 +27,7 @@ from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
 from zray.worker.execution import Generators
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
-from zray.worker.places import Place, place_of, queued, rows_of
+from zray.worker.places import Place, function_of, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
 from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, ServedLease
 from zray.worker.run import invoke, results
@@ -118,6 +119,7 @@ class Executor:
         self.events.runs_long(task, self.name_of(task), since, beside, lease.number if lease is not None else 0)
 
     def report(self) -> None:
+        self.rt.flush_metrics()
         self.events.flush(always=True)
 
     def released(self) -> None:
@@ -331,7 +333,7 @@ class Executor:
         elif self.actor is not None:
             short = f"{self.actor.life.class_name}.{task[FUNCTION]}"
         else:
-            short = self.functions.names.get(task[FUNCTION], "")
+            short = self.functions.names.get(task[FUNCTION], "").rpartition("<locals>.")[2]
         return results.task_name(task, short)
 
     def place_of(self, task: bytes) -> Place | None:
@@ -345,6 +347,21 @@ class Executor:
     def shown_name(self, task: list[Any]) -> str:
         """The name of a task as the state API shows it: the class of an actor without its scope."""
         return self.name_of(task).removeprefix(self.events.scope)
+
+    def full_name(self, task: bytes, attempt: int) -> str:
+        """The name of the function that runs as this attempt, with its module; '' when it does not run here."""
+        with self.loop.lock:
+            key = function_of(self.machine, task, attempt)
+        known = self.table.get(key)
+        if known is None:
+            return ""
+        function = getattr(known[0], "__func__", known[0])
+        module = getattr(function, "__module__", "")
+        if self.actor is None:
+            return f"{module}.{known[1]}"
+        cls = type(self.actor.instance)
+        is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        return f"{cls.__module__}.{cls.__qualname__ if is_async else cls.__name__}.{key}"
 
     def function_name(self, key: Any) -> str:
         """The name of a function or method, whatever the name of the task; '' when it is not known."""

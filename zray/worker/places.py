@@ -8,7 +8,7 @@ from typing import Any
 
 from zray.base.causes import Cause
 from zray.worker.machine import WorkerMachine
-from zray.worker.queue import TASK_ATTEMPT, TASK_ID
+from zray.worker.queue import FUNCTION, TASK_ATTEMPT, TASK_ID, QueuedChunk, position_in
 
 BEHIND_MAX = 3  # running calls that are named for a waiting call
 COUNTED_MAX = 1000  # queued calls that are counted by name
@@ -63,6 +63,18 @@ def queued(machine: WorkerMachine, name_of: NameOf) -> list[list[Any]]:
             name = name_of(task)
             counts[name] = counts.get(name, 0) + 1
     return [[name, count] for name, count in counts.items()]
+
+
+def function_of(machine: WorkerMachine, tid: bytes, attempt: int) -> Any:
+    """The key of the function that runs as this attempt; None when it does not run here (under the lock)."""
+    entry = machine.queue.running
+    if entry is not None and type(entry[2]) is QueuedChunk and position_in(entry[2], tid, attempt) is not None:
+        return entry[2].function
+    for running, _ in lines(machine, 0):
+        for task in running:
+            if task[TASK_ID] == tid and task[TASK_ATTEMPT] == attempt:
+                return task[FUNCTION]
+    return None
 
 
 def rows_of(machine: WorkerMachine, name_of: NameOf, state_of_running: Callable[[bytes], str], most: int

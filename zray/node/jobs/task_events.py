@@ -130,14 +130,19 @@ class TaskEventLog:
                 names.append(event[EVENT_NAME])
         return ", ".join(names)
 
-    def timeline(self, start: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
-        """``(number of the first event, events from number start on)`` as complete events of Chrome's trace format."""
+    def timeline(self, start: int, limit: int, address: str = "") -> tuple[int, list[dict[str, Any]]]:
+        """``(number of the first event, events from number start on)`` as complete events of Chrome's trace format.
+
+        As in Ray, a process of the trace is a node, by its address, and a thread of it is a worker.
+        """
         first = max(start, self.seen - len(self.ended))
         skip = first - (self.seen - len(self.ended))
         return first, [
             {"cat": "task", "ph": "X", "name": name if count == 1 else f"{name} x {count}",
-             "pid": pid, "tid": pid, "ts": start_s * 1e6, "dur": (end_s - start_s) * 1e6,
-             "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job}}
+             "pid": address, "tid": f"worker:{source.worker_id.hex()}", "ts": start_s * 1e6,
+             "dur": (end_s - start_s) * 1e6,
+             "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job,
+                      "pid": pid}}
             for source, (name, task, pid, start_s, end_s, ok, attempt, count, *_) in islice(
                 self.ended, skip, skip + limit)]
 

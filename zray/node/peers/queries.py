@@ -23,7 +23,8 @@ QUERY_ANSWER_S = 2.0
 PROCESS_ANSWER_S = 1.0
 # The questions that go to all nodes, and the name of the rows in their answers.
 EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
-              "tasks": "tasks", "placement-groups": "placement-groups", "objects": "objects", "parents": "parents",
+              "tasks": "tasks", "placement-groups": "placement-groups",
+              "objects": "objects", "parents": "parents", "metrics": "metrics",
               "runtime-envs": "runtime-envs"}
 OF_PROCESSES = frozenset(("tasks", "objects", "actors"))  # processes answer them too, with ``live``
 APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent")

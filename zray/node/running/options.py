@@ -256,4 +256,6 @@ def node_row(node_id: bytes, endpoint: str, pid: int, labels: dict[str, str], st
             "NodeManagerPort": 0, "RayletSocketName": endpoint, "ObjectStoreSocketName": endpoint, "NodeName": host,
             "MetricsExportPort": 0, "alive": True,
             "StartTimeMs": started_ms, "IsHead": False,
+            "DeathReason": 0, "DeathReasonMessage": "", "ObjectManagerPort": 0, "RuntimeEnvAgentPort": 0,
+            "DashboardAgentListenPort": -1, "MetricsAgentPort": -1,
             "Labels": {"ray.io/node-id": node_id.hex(), **labels}, "pid": pid}

@@ -140,3 +140,11 @@ class TaskFailures(Message):
 
     rows: list
     dropped: int
+
+
+@message(175)
+class MetricsReport(Message):
+    """Core process -> node: changes of its metrics, see zray.metrics.recorder; and how many records were left out."""
+
+    rows: list
+    dropped: int

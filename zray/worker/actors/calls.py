@@ -20,6 +20,7 @@ from zray.base import errors
 from zray.base.error_types import text_of
 from zray.base.errors import AsyncioActorExit
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE
+from zray.sched.resources import UNIT
 from zray.values import serialization
 from zray.wire.messages import FAILED, ActorInit
 from zray.worker.actors.ends import exit_code
@@ -43,7 +44,9 @@ class ActorHost:
         self.executor = executor
         self.life = life
         self.spec = message.spec
-        self.assigned = message.assigned
+        # it keeps what it needs while it runs, which is less than what it was placed with
+        running = {name: units / UNIT for name, units in (message.spec.get("running") or {}).items()}
+        self.assigned = {**message.assigned, "resources": running}
         self.instance: Any = None
         self.main_loop: Callable[[], None] | None = None  # the main thread runs it instead of waiting
         self.threads: dict[str, ThreadGroup] = {}  # of concurrency groups

@@ -414,3 +414,31 @@ def test_nodes_of_a_cluster_are_asked_together_and_an_ended_one_stays_listed(gro
     cluster.remove_node(cluster.list_all_nodes()[1])
     dead = when(lambda: [state.get_node(node)], lambda row: row.state == "DEAD")
     assert dead.end_time_ms >= dead.start_time_ms > MS_MIN and dead.state_message
+
+
+@pytest.mark.zray_only
+@pytest.mark.parametrize("end", ["kill", "exit"])
+def test_the_processes_that_a_worker_started_end_with_it(cluster, end):
+    from tests.e2e.nodes import ended
+
+    @ray.remote(num_cpus=0)
+    class Starts:
+        def start(self):
+            import multiprocessing
+
+            child = multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True)
+            child.start()
+            self.child = child
+            return os.getpid(), child.pid
+
+        def leave(self):
+            ray.actor.exit_actor()
+
+    actor = Starts.remote()
+    worker, child = ray.get(actor.start.remote())
+    assert not ended(child)
+    if end == "kill":
+        os.kill(worker, signal.SIGKILL)
+    else:
+        actor.leave.remote()
+    until(lambda: ended(worker) and ended(child))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from zray.state import attempts, common, rows
+import zray as ray
+from zray.state import api, attempts, common, rows
 from zray.state.client import without_marks
 from zray.state.errors import RayStateApiException
 from zray.state.filters import checked, equal, matcher
@@ -195,3 +196,21 @@ def test_a_log_is_read_without_zrays_own_lines_however_it_is_cut(cuts):
         found, rest = without_marks(rest + piece)
         read += found
     assert read + rest == b"one\ntwo\nthree"
+
+
+# ---------------------------------------------------------------- local mode
+
+def test_local_mode_lists_its_node_and_its_actors_and_nothing_else():
+    ray.init(local_mode=True, num_cpus=2)
+    try:
+        class Named:
+            pass
+
+        ray.remote(Named).options(name="local").remote()
+        assert [row.state for row in api.list_nodes()] == ["ALIVE"]
+        assert [(row.name, row.class_name, row.state) for row in api.list_actors()] == [("local", "Named", "ALIVE")]
+        for empty in (api.list_workers, api.list_objects, api.list_jobs, api.list_placement_groups,
+                      api.list_runtime_envs):
+            assert empty() == []
+    finally:
+        ray.shutdown()

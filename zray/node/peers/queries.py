@@ -18,9 +18,9 @@ from zray.node import views
 from zray.node.context import NodeContext
 from zray.wire.messages import NodeAnswer, NodeQuery, ProcessAnswer, ProcessQuery
 
-QUERY_ANSWER_S = 2.0
+QUERY_ANSWER_S = 4.0
 # A process in native code that holds the interpreter answers late; this is the longest that one delays a list.
-PROCESS_ANSWER_S = 1.0
+PROCESS_ANSWER_S = 2.0
 # The questions that go to all nodes, and the name of the rows in their answers.
 EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
               "tasks": "tasks", "placement-groups": "placement-groups",

@@ -110,7 +110,8 @@ def test_an_engine_reserves_gpus_and_starts_one_worker_in_each_bundle(engine):
         assert isinstance(group, PlacementGroup) and group.bundle_count == 3
         assert [spec["GPU"] for spec in group.bundle_specs] == [1, 1, 1]
         data = ray.util.placement_group_table(group)
-        assert data["state"] == "CREATED" and data["strategy"] == "PACK" and data["placement_group_id"] == group.id.hex()
+        assert data["state"] == "CREATED" and data["strategy"] == "PACK"
+        assert data["placement_group_id"] == group.id.hex()
         assert set(data["bundles_to_node_id"]) == {0, 1, 2} and data["bundles"][1]["GPU"] == 1
 
         # A program asks each bundle for its node first, then starts the workers.
@@ -189,7 +190,8 @@ def test_a_worker_can_be_told_to_keep_its_hands_off_cuda_visible_devices(engine)
 def test_fractions_of_gpus_share_and_never_split_over_two(engine):
     remote_class = ray.remote(num_cpus=0, num_gpus=0.4)(EngineWorker)
     with reserved([{"GPU": 1}] * 2) as group:
-        workers = [remote_class.options(scheduling_strategy=in_bundle(group, index // 2)).remote() for index in range(4)]
+        workers = [remote_class.options(scheduling_strategy=in_bundle(group, index // 2)).remote()
+                   for index in range(4)]
         gpus = [ids for _, ids in ray.get([worker.node_and_gpus.remote() for worker in workers])]
         assert gpus[0] == gpus[1] and gpus[2] == gpus[3] and gpus[0] != gpus[2]
         assert ray.get(workers[0].variable.remote("CUDA_VISIBLE_DEVICES")) == gpus[0][0]
@@ -248,7 +250,8 @@ def start_group(group, prefix, world, **more):
     remote_class = ray.remote(Trainer)
     workers = []
     for rank in range(world):
-        variables = {"WORLD_SIZE": str(world), "RANK": str(rank), "WG_PREFIX": prefix, "RAY_LOCAL_WORLD_SIZE": str(world)}
+        variables = {"WORLD_SIZE": str(world), "RANK": str(rank), "WG_PREFIX": prefix,
+                     "RAY_LOCAL_WORLD_SIZE": str(world)}
         workers.append(remote_class.options(
             runtime_env={"env_vars": variables}, name=f"{prefix}Trainer_0:{rank}", num_gpus=0.8, num_cpus=0,
             scheduling_strategy=in_bundle(group, rank), **more).remote())

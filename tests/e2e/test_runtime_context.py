@@ -70,8 +70,10 @@ def test_assigned_resources_are_what_the_task_or_the_running_actor_holds(cluster
     assert ray.get(Names.options(num_cpus=4).remote().assigned.remote()) == {"CPU": 4.0}
 
 
+@pytest.mark.filterwarnings("ignore:This property is deprecated by Ray:DeprecationWarning")
 def test_everything_at_once_is_id_objects(cluster):
-    mine = context().get()
+    with pytest.warns(DeprecationWarning, match="Use get_xxx_id"):
+        mine = context().get()
     assert set(mine) == {"job_id", "node_id", "namespace"}
     assert mine["job_id"].hex() == context().get_job_id() and mine["node_id"].hex() == context().get_node_id()
     task = ray.get(ray.remote(lambda: context().get()).remote())

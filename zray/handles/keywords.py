@@ -16,6 +16,7 @@ class CommonKeywords(TypedDict, total=False):
     """Of tasks and actors: what they need, and where they run."""
 
     accelerator_type: str | None
+    fallback_strategy: Sequence[Mapping[str, Any]] | None
     label_selector: Mapping[str, str] | None
     memory: float | None
     name: str | None

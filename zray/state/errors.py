@@ -11,5 +11,9 @@ class ServerUnavailable(RayStateApiException):
     """No node of this user answers."""
 
 
+class DataSourceUnavailable(RayStateApiException):
+    """Ray's error when a process does not answer; zray raises RayStateApiException itself."""
+
+
 class UnknownColumn(RayStateApiException, ValueError):
     """A filter names a column that these rows do not have."""

@@ -11,11 +11,11 @@ from zray.base.ids import (
     UniqueID,
     WorkerID,
 )
-from zray.handles.refs import ObjectRef, ObjectRefGenerator
+from zray.handles.refs import DynamicObjectRefGenerator, ObjectRef, ObjectRefGenerator
 
 ObjectID = ObjectRef
 
 __all__ = [
-    "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "ObjectID", "ObjectRef", "ObjectRefGenerator",
-    "PlacementGroupID", "TaskID", "UniqueID", "WorkerID",
+    "ActorClassID", "ActorID", "DynamicObjectRefGenerator", "FunctionID", "JobID", "NodeID", "ObjectID", "ObjectRef",
+    "ObjectRefGenerator", "PlacementGroupID", "TaskID", "UniqueID", "WorkerID",
 ]

@@ -51,9 +51,9 @@ class RuntimeEnv(dict[str, Any]):
         return json.dumps(self, sort_keys=True, default=_text)
 
     @classmethod
-    def deserialize(cls, text: str) -> RuntimeEnv:
+    def deserialize(cls, serialized_runtime_env: str) -> RuntimeEnv:
         """The inverse of :meth:`serialize`."""
-        return cls(**json.loads(text))
+        return cls(**json.loads(serialized_runtime_env))
 
     def __reduce__(self):
         return _rebuild, (dict(self),)

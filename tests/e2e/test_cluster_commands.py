@@ -76,9 +76,10 @@ ray.get(keeper.f.remote())
 """)
     for started in two:
         nodes = json.loads(zray("list", "nodes", "--address", started.session_dir, "--format", "json"))
-        assert {node["State"] for node in nodes} == {"alive"} and len(nodes) == 2
+        nodes = [node for node in nodes if node["state"] == "ALIVE"]
+        assert len(nodes) == 2
         actors = json.loads(zray("list", "actors", "--address", started.session_dir, "--format", "json"))
-        disk = next(node["NodeID"] for node in nodes if "disk" in node["Resources"])
+        disk = next(node["node_id"] for node in nodes if "disk" in node["resources_total"])
         assert [(a["name"], a["state"], a["node_id"]) for a in actors] == [("keeper", "ALIVE", disk)]
     tasks = json.loads(zray("list", "tasks", "--address", two[0].session_dir, "--format", "json"))
     assert "Keeper.f" in {row["name"] for row in tasks}
@@ -205,7 +206,7 @@ def test_stopping_one_session_is_a_leave_and_its_join_string_then_says_that_it_h
     assert "3 nodes" in zray("status")
     assert third.session_dir in zray("stop", "--session-dir", third.session_dir)
     rows = json.loads(zray("list", "nodes", "--address", two[0].session_dir, "--format", "json"))
-    assert sorted(row["State"] for row in rows) == ["alive", "alive", "left"]
+    assert sorted(row["state"] for row in rows) == ["ALIVE", "ALIVE", "DEAD"]
     assert "nobody listens" in zray("start", "--address", third.join, code=1)
 
 

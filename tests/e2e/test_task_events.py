@@ -14,10 +14,9 @@ pytestmark = pytest.mark.zray_only
 
 
 def tasks(**filters):
-    from zray.handles.connection import connected
+    from zray.util.state import list_tasks
 
-    rows = connected().query("tasks")["tasks"]
-    return [row for row in rows if all(row[key] == value for key, value in filters.items())]
+    return list_tasks(filters=[(key, "=", value) for key, value in filters.items()], limit=10_000, detail=True)
 
 
 def test_every_kind_of_task_is_in_the_timeline(cluster, tmp_path):
@@ -65,7 +64,7 @@ def test_every_kind_of_task_is_in_the_timeline(cluster, tmp_path):
     ray.timeline(str(tmp_path / "trace.json"))
     assert len(json.loads((tmp_path / "trace.json").read_text())) >= len(found)
     failed = tasks(state="FAILED")
-    assert any("broken" in row["name"] for row in failed) and all("quick" not in row["name"] for row in failed)
+    assert {row.name for row in failed} == {"broken"}
 
 
 def test_running_and_waiting_tasks_are_listed(cluster, gate):
@@ -75,12 +74,12 @@ def test_running_and_waiting_tasks_are_listed(cluster, gate):
 
     refs = [holds.remote(gate) for _ in range(3)]
     gate.wait_arrived(1)
-    until(lambda: [row for row in tasks(state="RUNNING") if "holds" in row["name"]], "the running task is listed")
-    waiting = until(lambda: [row for row in tasks(state="PENDING_NODE_ASSIGNMENT") if "holds" in row["name"]])
-    assert "CPU" in waiting[0]["detail"]
+    until(lambda: tasks(state="RUNNING", name="holds"), lambda: f"the running task is listed: {tasks()}")
+    waiting = until(lambda: tasks(state="PENDING_NODE_ASSIGNMENT", name="holds"))
+    assert "CPU" in waiting[0].pending_reason
     gate.open()
     ray.get(refs)
-    until(lambda: not [row for row in tasks(state="RUNNING") if "holds" in row["name"]], "it has ended")
+    until(lambda: not tasks(state="RUNNING", name="holds"), "it has ended")
 
 
 def test_running_calls_of_threaded_and_async_actors_are_listed(cluster, gate):
@@ -99,7 +98,7 @@ def test_running_calls_of_threaded_and_async_actors_are_listed(cluster, gate):
     gate.wait_arrived(4)
 
     def running():
-        return sorted(row["name"].rpartition(".")[0].rpartition(".")[2] for row in tasks(state="RUNNING"))
+        return sorted(row.name.partition(".")[0] for row in tasks(state="RUNNING"))
 
     until(lambda: running() == ["Async", "Async", "Threaded", "Threaded"], "the calls that run are listed")
     gate.open()

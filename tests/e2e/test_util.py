@@ -164,7 +164,7 @@ def test_the_runtime_context_of_a_task(cluster):
     def who():
         context = ray.get_runtime_context()
         return (context.get(), context.get_task_name(), context.get_assigned_resources(), context.get_accelerator_ids(),
-                context.is_canceled(), context.get_node_labels(), context.task_id.hex(), context.actor_id)
+                context.is_canceled(), context.get_node_labels(), context.get_task_id(), context.get_actor_id())
 
     about, name, resources, gpus, cancelled, labels, task_id, actor_id = ray.get(who.remote())
     mine = ray.get_runtime_context()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
-from zray.node.machine import Death, NodeMachine, NodePorts
+from zray.node.machine import Death, NodeMachine, NodePorts, no_logs
 from zray.sched.node.local import LocalScheduler
 from zray.wire import messages as m
 
@@ -96,7 +96,7 @@ class MachineNode:
             config=Config(**settings), keep=cpus, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
-                free_unheld=lambda objects: None))
+                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs))
         self.machine.start(self.now)
         self.take()
 

@@ -170,6 +170,12 @@ class FakeRuntime:
     def owner_busy(self) -> bool:
         return self.busy
 
+    def flush_metrics(self) -> None:
+        pass
+
+    def parents(self) -> list[list[bytes]]:
+        return []
+
     def cancel_children(self, task: bytes) -> None:
         self.cancelled_children.append(task)
 

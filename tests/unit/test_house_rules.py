@@ -11,7 +11,7 @@ from tests.unit.source_tree import area, cycles, imports, modules
 
 # ---------------------------------------------------------------- pure modules
 
-PURE_AREAS = ["wire", "owner", "sched", "gcs", "node", "store", "transport", "worker", "sim"]
+PURE_AREAS = ["metrics", "wire", "owner", "sched", "gcs", "node", "store", "transport", "worker", "sim"]
 PURE_MODULES = ["zray.core.connections", "zray.core.creation", "zray.core.waits.groups", "zray.core.machine",
                 "zray.core.ports", "zray.core.process", "zray.core.redial", "zray.core.waits.why"]
 IMPURE = {"time", "random", "os", "socket", "threading", "zmq", "select", "signal", "subprocess", "asyncio", "datetime",
@@ -21,6 +21,7 @@ SHELLS: dict[str, set[str]] = {
     "gcs.replica.disk": {"os"},
     "gcs.replica.persistence": {"os"},
     "gcs.service": {"os"},
+    "metrics.recorder": {"threading"},
     "node.daemon": {"os", "select", "time"},
     "node.environments.build": {"fcntl", "os", "signal"},
     "node.environments.installer": {"os", "signal"},
@@ -37,7 +38,9 @@ SHELLS: dict[str, set[str]] = {
     "node.running.journal": {"os", "time"},
     "node.running.launch": {"fcntl", "os", "signal", "time"},
     "node.running.log_file": {"os"},
+    "node.running.logs": {"os"},
     "node.running.options": {"os", "socket"},
+    "node.running.scrape": {"socket"},
     "node.running.session": {"os", "time"},
     "node.running.supervision": {"signal"},
     "sched.cluster.gossip": {"random"},

@@ -32,7 +32,7 @@ class AdoptingNode(Parts):
         self.rows, self.swapped, self.wins = [], [], True
         self.names.actors_of = lambda homes, then: then([(ACTOR, row, b"packed") for row in self.rows])
         self.names.swap_actor = self._swap
-        self.table = ActorTable(self, self.context.emit)
+        self.table = ActorTable(self, self.context.emit, lambda: self.context.now)
         self.adoption = ActorAdoption(self.context, ActorAdoptionPorts(
             self.cluster, self.names, self.table, place=self.call("place"), lives_here=self.call("lives_here"),
             homes_changed=self.call("homes_changed")))

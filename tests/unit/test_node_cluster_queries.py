@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
-from zray.node.peers.queries import QUERY_ANSWER_S, ClusterQueries
-from zray.wire.messages import NodeAnswer, NodeQuery
+from zray.node.peers.queries import PROCESS_ANSWER_S, QUERY_ANSWER_S, ClusterQueries
+from zray.wire.messages import NodeAnswer, NodeQuery, ProcessAnswer, ProcessQuery
 
 LOCAL = {"local": True}
 
@@ -17,7 +17,8 @@ class Asked(Parts):
     def __init__(self, *peers):
         super().__init__(*peers)
         self.mine = {"actors": ["mine"], "total": 1}
-        self.queries = ClusterQueries(self.context, self.cluster.peers, lambda peer, what, args: self.mine)
+        self.queries = ClusterQueries(self.context, self.cluster.peers, lambda peer, what, args: self.mine,
+                                      self.processes)
 
     def ask(self, what, args=None):
         self.queries.query(DRIVER, NodeQuery(7, what, args or {}))
@@ -83,3 +84,81 @@ def test_objects_take_of_the_memory_that_the_schedulers_say_is_free(asked):
     asked.hear(PEER, 1, resources={}, stored=[20])
     [(_, answer)] = asked.hear(THIRD, 1, resources={}, stored=[0])
     assert answer.answer["resources"] == {"object_store_memory": 70.0}
+
+
+ON_PEER = {"on": PEER}
+
+
+def test_a_question_for_one_node_goes_to_that_node_alone(asked):
+    assert asked.ask("logs", ON_PEER) == [(PEER, NodeQuery(1, "logs", {**ON_PEER, "local": True}))]
+    [(_, answer)] = asked.hear(PEER, 1, logs=["its"])
+    assert answer == NodeAnswer(7, {"logs": ["its"]})
+
+
+def test_a_question_for_this_node_is_answered_here_and_one_for_no_node_is_refused(asked):
+    assert asked.ask("actors", {"on": asked.context.me}) == [(DRIVER, NodeAnswer(7, asked.mine))]
+    [(_, answer)] = asked.ask("logs", {"on": b"nobody\0\0"})
+    assert "no live node" in answer.answer["error"]
+
+
+@pytest.mark.parametrize("end", ["dies", "is silent"])
+def test_a_question_for_a_node_that_does_not_answer_has_an_error(asked, end):
+    asked.ask("logs", ON_PEER)
+    if end == "dies":
+        asked.queries.node_ended(PEER)
+    else:
+        asked.queries.tick(asked.context.now + QUERY_ANSWER_S)
+    [(_, answer)] = asked.take()
+    assert PEER.hex() in answer.answer["error"] and asked.queries.next_deadline() is None
+
+
+class WithProcesses(Asked):
+    """A node with two core processes."""
+
+    def __init__(self, *peers):
+        super().__init__(*peers)
+        self.mine = {"tasks": [], "total": 0}
+        self.queries = ClusterQueries(self.context, self.cluster.peers, lambda peer, what, args: dict(self.mine), self)
+
+    def holders(self):
+        return [b"process1", b"process2"]
+
+    def shown(self, process):
+        return {"pid": process[-1]}
+
+    def tell(self, process, number, *rows):
+        self.queries.process_answered(process, ProcessAnswer(number, list(rows), len(rows)))
+        return self.take()
+
+
+def test_processes_are_asked_for_what_they_alone_know_and_their_rows_say_whose_they_are():
+    asked = WithProcesses()
+    assert [(peer, type(message)) for peer, message in asked.ask("tasks", {"live": True})] == [
+        (process, ProcessQuery) for process in asked.holders()]
+    assert not asked.tell(b"process1", 1, {"task_id": b"t"})
+    [(_, answer)] = asked.tell(b"process2", 1)
+    assert answer.answer["live"] == [{"task_id": b"t".hex(), "process": {"pid": ord("1")}}]
+
+
+def test_processes_are_not_asked_without_live():
+    asked = WithProcesses()
+    assert asked.ask("tasks") == [(DRIVER, NodeAnswer(7, asked.mine))]
+
+
+def test_a_silent_process_is_named_and_an_ended_one_is_not_waited_for():
+    asked = WithProcesses()
+    asked.ask("tasks", {"live": True})
+    asked.queries.process_ended(b"process1")
+    asked.queries.tick(asked.context.now + PROCESS_ANSWER_S)
+    [(_, answer)] = asked.take()
+    assert answer.answer["silent"] == [b"process2".hex()] and "missing" not in answer.answer
+
+
+def test_live_rows_of_other_nodes_are_added():
+    asked = WithProcesses(PEER)
+    asked.ask("tasks", {"live": True})
+    asked.hear(PEER, 1, tasks=["ended"], total=1, live=["theirs"], silent=["slow"])
+    asked.tell(b"process1", 1, {"n": 1})
+    [(_, answer)] = asked.tell(b"process2", 1)
+    assert answer.answer["tasks"] == ["ended"] and answer.answer["silent"] == ["slow"]
+    assert sorted(map(str, answer.answer["live"])) == ["theirs", str({"n": 1, "process": {"pid": ord("1")}})]

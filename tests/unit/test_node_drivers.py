@@ -25,7 +25,7 @@ class House(Parts):
         self.jobs_with_groups = set()
         self.drivers = Drivers(self.context, self.jobs, DriverPorts(
             self.config, {"NodeID": "n"}, self.pool, self.placements, self.processes, self.names, self.cluster,
-            ActorTable(self, self.context.emit),
+            ActorTable(self, self.context.emit, lambda: self.context.now),
             ForeignActors(self.context, ForeignActorPorts(self.call("request"), self.call("end"))),
             attach=lambda peer, pid: {"pid": pid}, process_ended=self.call("process_ended"),
             end_groups=self.call("end_groups"), jobs_with_groups=lambda: self.jobs_with_groups))

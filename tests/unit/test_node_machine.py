@@ -170,7 +170,7 @@ def test_a_killed_driver_ends_its_job_too(node):
 def test_the_last_events_of_a_job_are_kept_and_a_worker_that_does_not_report_is_killed_all_the_same(node):
     one, other = only(node.want(want=2), m.LeaseGrant)
     node.say(b"driver00", m.Goodbye(""))
-    node.say(one.worker, m.EventReport([["f", b"t" * 24, 7, 1.0, 2.0, True, 0, 1]], 0))
+    node.say(one.worker, m.EventReport([["f", b"t" * 24, 7, 1.0, 2.0, True, 0, 1, None, 0, "f"]], 0))
     assert [row["name"] for row in node.machine.events.rows()] == ["f"] and node.killed == [one.worker]
     node.now = node.machine.pool.next_deadline()
     node.machine.tick(node.now)

@@ -42,6 +42,14 @@ OTHERWISE: dict[str, str] = {
     **{f"{place}ObjectRefGenerator.{name}": "an iterator, and no generator: Ray's raise NotImplementedError"
        for place in ("", "_raylet.") for name in ("aclose", "asend", "athrow", "close", "send", "throw")},
     "runtime_env.RuntimeEnv.get": "that of a dict",
+    **dict.fromkeys(("dag.ClassMethodNode", "dag.ClassNode", "dag.FunctionNode", "dag.InputAttributeNode",
+                     "dag.MultiOutputNode"), "bind and InputNode make them"),
+    **dict.fromkeys(("dag.DAGContext", "dag.DAGContext.overlap_gpu_communication",
+                     "dag.DAGContext.read_iteration_timeout"), "settings that only graphs between GPUs have"),
+    **dict.fromkeys(("util.iter.LocalIterator", "util.iter.ParallelIterator"), "the functions from_... make them"),
+    **{f"util.multiprocessing.pool.{name}": "methods of a Pool make them"
+       for name in ("AsyncResult", "IMapIterator", "OrderedIMapIterator", "UnorderedIMapIterator")},
+    "util.state.common.PlacementGroupState": "rows of the state API make it",
     "client_builder.ClientContext": "the result of init",
     "exceptions.RayTaskError": "the text of the error has them",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from zray.base.config import Config
@@ -64,7 +65,7 @@ class LeaseWorld:
         self.refs = References(incarnation("owner"), self, lambda oid, value, escaped: None, Ends())
         unused: Any = None  # no maps, no exceptions that are retried, no lost results, nothing runs inline
         self.submitter = Submitter(incarnation("owner"), incarnation("node"), 1, self, self.refs, Config(),
-                                   SubmitterPorts(unused, unused, unused, unused))
+                                   SubmitterPorts(SimpleNamespace(none=b""), unused, unused, unused))
         self.function = Function(b"f", b"", "f")
         self.tasks: dict[str, Task] = {}
         self.shown: set[str] = set()

@@ -91,12 +91,14 @@ class Worker:
     @property
     def current_task_id(self) -> TaskID:
         context = self._context()
-        return context and context.task_id or TaskID.nil()
+        task = context.get_task_id() if context else None
+        return TaskID.from_hex(task) if task else TaskID.nil()
 
     @property
     def actor_id(self) -> ActorID:
         context = self._context()
-        return context and context.actor_id or ActorID.nil()
+        actor = context.get_actor_id() if context else None
+        return ActorID.from_hex(actor) if actor else ActorID.nil()
 
     @property
     def namespace(self) -> str:

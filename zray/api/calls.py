@@ -256,18 +256,14 @@ def available_resources() -> dict[str, float]:
 
 
 def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
-    """Tasks over time, as Chrome trace events (chrome://tracing, Perfetto), or written to ``filename`` as JSON.
+    """Tasks over time, on all live nodes, as Chrome trace events (chrome://tracing, Perfetto), or written to
+    ``filename`` as JSON.
 
     Workers report every 0.1 s, tasks shorter than a millisecond at most ``task_events_per_s_max`` of them a second.
     """
-    runtime = connected()
-    events: list[dict[str, Any]] = []
-    page = {"next": 0, "total": 1}
-    while page["next"] < page["total"]:
-        page = runtime.query("timeline", start=page["next"])
-        if not page["events"]:
-            break
-        events += page["events"]
+    from zray.state.timeline import timeline_events
+
+    events = timeline_events(connected().query)
     if filename is None:
         return events
     import json

@@ -433,13 +433,17 @@ class LocalRuntime:
                 "NodeManagerAddress": self.node_info["NodeManagerAddress"],
                 "Resources": dict(self.resources), "Labels": {}}
         actors = [{"actor_id": actor_id, "name": a.name or "", "namespace": a.namespace,
-                   "state": "DEAD" if a.death else "ALIVE"} for actor_id, a in self._actors.items()]
+                   "state": "DEAD" if a.death else "ALIVE", "class_name": type(a.instance).__name__}
+                  for actor_id, a in self._actors.items()]
         if args.get("named"):
             actors = [row for row in actors if row["name"] and row["state"] == "ALIVE"]
         views: dict[str, dict[str, Any]] = {
             "nodes": {"nodes": [node]}, "resources": {"resources": dict(self.resources)},
             "available": {"resources": dict(self.resources)}, "actors": {"actors": actors},
-            "timeline": {"events": [], "next": 0, "total": 0}}
+            "timeline": {"events": [], "next": 0, "total": 0},
+            # a task has ended when .remote() returns, and nothing is kept of it; the one process is this one
+            **{view: {view: []} for view in ("workers", "tasks", "parents", "jobs", "objects", "leases", "metrics",
+                                             "placement-groups", "runtime-envs")}}
         return views.get(what, {"error": f"local mode has no view {what!r}"})
 
     def explain(self, ref: ObjectRef) -> str:

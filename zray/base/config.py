@@ -9,6 +9,7 @@ all settings; a test compares both.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -20,6 +21,7 @@ STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accep
 _OTHER_VARIABLES = frozenset((
     "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOB_SUBMISSION_ID", "JOIN",
     "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+_ADDRESS = re.compile(r"[^\s/]*:\d{1,5}")
 # how like a setting an unknown variable is: "node_timeout" is a slip, "log_level" belongs to
 # another program
 SLIP = 0.8
@@ -78,6 +80,12 @@ class Config:
     task_events_per_s_max: int = 1000
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
+    # Ended workers that a node lists, with why they ended.  A row takes about 1 KB.
+    ended_workers_max: int = 10_000
+    # Series of metrics that a node keeps, of all its processes together; more are counted and left out.
+    metric_series_max: int = 10_000
+    # Where the node serves metrics to Prometheus, as host:port; ":9090" means this machine only, "" nowhere.
+    metrics_address: str = ""
     # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
     # which serves a lone node as well, and saves the 100 MB and 0.2 to 2 s of loading Numba.
     kernels_at_start: bool = False
@@ -119,6 +127,8 @@ class Config:
                 raise ValueError(f"setting {field.name} takes {field.type}, not {value!r}")
             if field.type in ("int", "float") and value < 0 and field.name != "warn_wait_s":
                 raise ValueError(f"setting {field.name} must not be negative, got {value!r}")
+        if self.metrics_address and not _ADDRESS.fullmatch(self.metrics_address):
+            raise ValueError(f"setting metrics_address takes host:port or :port, not {self.metrics_address!r}")
 
     @classmethod
     def load(cls, overrides: dict[str, Any] | None = None) -> Config:

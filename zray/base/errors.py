@@ -21,8 +21,8 @@ from zray.base.task_errors import RayTaskError, TaskErrorRecord, _rebuild_task_e
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 __all__ = [
     "ARGUMENT", "RayError", "RayTaskError", "TaskErrorRecord", "_rebuild_task_error", "did_you_mean",
-    "exception_members", "failure_kinds", "failure_text", "fill_exception", "from_failure", "argument_error",
-    "load_error", "name_is_taken", "rebuild_exception",
+    "argument_error", "creation_failed_text", "exception_members", "failure_kinds", "failure_text", "fill_exception",
+    "from_failure", "load_error", "name_is_taken", "rebuild_exception",
 ]
 
 LOG_LINES_SHOWN = 20
@@ -57,7 +57,7 @@ def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, s
     frames = [line for line in record.traceback.splitlines() if line.startswith('  File "')]
     place = kind, record.function, record.type_name, *frames
     if isinstance(detail, dict):
-        return place, detail.get("actor"), _actor_died_text(record.traceback)
+        return place, detail.get("actor"), creation_failed_text(record.traceback)
     return place, "\n".join(record.traceback.splitlines()[1:]), record.traceback
 
 
@@ -291,7 +291,8 @@ def _who_died(detail: dict[str, Any]) -> str:
     return f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]}){name}"
 
 
-def _actor_died_text(error: str) -> str:
+def creation_failed_text(error: str) -> str:
+    """The text of an ActorDiedError; ``error``: that of what the constructor raised."""
     return f"The actor died because of an error raised in its creation task, {error}"
 
 
@@ -303,9 +304,9 @@ def _actor_died(detail: dict[str, Any]) -> str:
         return (f"Can't find actor {_text(detail, 'actor')}. It might be dead or it's from a different cluster "
                 f"({_text(detail, 'reason')}).")
     if detail.get("error"):
-        return _actor_died_text(str(load_error(detail["error"])))
+        return creation_failed_text(str(load_error(detail["error"])))
     if detail.get("argument"):
-        return _actor_died_text(str(from_failure(*detail["argument"][1:])))
+        return creation_failed_text(str(from_failure(*detail["argument"][1:])))
     about = {"class_name": detail.get("class_name"), "actor_id": _text(detail, "actor"), "pid": detail.get("pid"),
              "name": detail.get("name"), "namespace": detail.get("namespace")}
     lines = "".join(f"\n\t{name}: {value}" for name, value in about.items() if value)

@@ -21,24 +21,17 @@ MISSING: dict[str, str] = {
     **_of("", "air data llm rllib serve train tune", NOT_YET),
     "workflow": REMOVED,
     # parts of the core
-    **_of("", "dag job_submission DynamicObjectRefGenerator", NOT_YET),
-    **_of("util.", "collective dask joblib metrics multiprocessing state tpu", NOT_YET),
-    **_of("experimental.", "channel compiled_dag_ref collective get_local_object_locations state", NOT_YET),
-    "experimental.locations.get_local_object_locations": NOT_YET,
-    **_of("actor.", "ActorClass.bind ActorMethod.bind", NOT_YET),
-    "remote_function.RemoteFunction.bind": NOT_YET,
-    "ObjectRefGenerator.completed": NOT_YET,
-    **_of("_raylet.", "DynamicObjectRefGenerator ObjectRefGenerator.completed", NOT_YET),
-    "cloudpickle.dumps_debug": NOT_YET,
+    "util.tpu": NOT_YET,
+    **_of("experimental.", "channel compiled_dag_ref collective", NOT_YET),
+    "util.collective.register_collective_backend": NOT_YET,
+    **_of("dag.", "CollectiveOutputNode DAGOperationFuture GPUFuture plot", NOT_YET),
     "cluster_utils.AutoscalingCluster": "starts machines, and zray starts none",
-    "runtime_env.RuntimeEnvConfig": NOT_YET,
     **_of("runtime_env.RuntimeEnv.", """
-        conda_config conda_env_name conda_uri deserialize env_vars extensions_fields get_extension has_conda has_pip
+        conda_config conda_env_name conda_uri env_vars extensions_fields get_extension has_conda has_pip
         has_py_container has_uv has_working_dir image_uri java_jars known_fields nsight pip_config pip_uri plugin_uris
         plugins py_container_image py_container_run_options py_container_worker_path py_executable py_modules
-        py_modules_uris rocprof_sys serialize set uv_config uv_uri virtualenv_name working_dir working_dir_uri
+        py_modules_uris rocprof_sys set uv_config uv_uri virtualenv_name working_dir working_dir_uri
         """, NOT_YET),
-    "util.check_serialize.FailureTuple": NOT_YET,
     **_of("util.placement_group.", "check_placement_group_index validate_placement_group", NOT_YET),
     # device to device transport of tensors
     **_of("experimental.", """
@@ -56,7 +49,26 @@ MISSING: dict[str, str] = {
         """, "starts machines, and zray starts none"),
     # removed, or of Ray's own making
     **_of("experimental.", "dynamic_resources set_resource", REMOVED),
-    **_of("util.", "iter debug.Suspect", REMOVED),
+    "util.debug.Suspect": REMOVED,
+    **_of("dag.", """
+        BIND_INDEX_KEY COLLECTIVE_OPERATION_KEY DAGNODE_TYPE_KEY IS_CLASS_METHOD_OUTPUT_KEY PARENT_CLASS_NODE_KEY
+        PREV_CLASS_METHOD_CALL_KEY InputAttributeNode.get_result_type InputNode.get_result_type InputNode.set_context
+        """, INSIDE),
+    **_of("job_submission.", """
+        DriverInfo.model_config JobDetails.model_config JobInfo.from_json JobInfo.to_json""", INSIDE),
+    **_of("runtime_env.RuntimeEnvConfig.", """
+        build_proto_runtime_env_config default_config from_proto known_fields parse_and_validate_runtime_env_config
+        """, INSIDE),
+    **_of("util.iter.", """
+        LocalIterator.ON_FETCH_START_HOOK_NAME LocalIterator.get_metrics LocalIterator.thread_local
+        LocalIterator.zip_with_source_actor MetricsContext ParallelIteratorWorker.par_iter_next
+        ParallelIteratorWorker.par_iter_slice SharedMetrics U""", INSIDE),
+    **_of("util.multiprocessing.pool.", """
+        PoolActor PoolTaskError ResultThread div_round_up ray_get_if_needed ray_put_if_needed""", INSIDE),
+    **_of("util.state.", """
+        StateApiClient common.JobState.humanify common.JobState.model_config common.JobState.schema_dict
+        common.StateResource""", INSIDE),
+    **_of("util.state.common.PlacementGroupState.", "topology_assignments topology_strategy", NOT_YET),
     **_of("", "_config internal widgets", INSIDE),
     "experimental.shuffle": "is an example of Ray's, and no interface",
     "util.tracing": INSIDE,

@@ -20,9 +20,9 @@ class CommandAsker(ask_module.NodeClient):
         except ConnectionError as error:
             raise click.ClickException(str(error)) from None
 
-    def ask(self, what: str, **args: Any) -> dict[str, Any]:
+    def ask(self, what: str, timeout_s: float = ask_module.QUERY_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         try:
-            return super().ask(what, **args)
+            return super().ask(what, timeout_s, **args)
         except RuntimeError as error:
             raise click.ClickException(str(error)) from None
 

@@ -1,93 +1,83 @@
-"""Rows of one kind: ``zray list``, ``get``, ``summary``, ``memory``."""
+"""Rows of one kind: ``zray list``, ``get``, ``summary``, ``memory``; the rows are those of zray.state."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from zray.base.errors import did_you_mean
 from zray.cli.asking import ask, with_address
 from zray.cli.commands import main
 from zray.cli.showing import show, table, with_format
+from zray.state.client import LIMIT_MAX, list_rows
+from zray.state.errors import RayStateApiException
+from zray.state.filters import PREDICATES
+from zray.state.kinds import KINDS
+from zray.state.summaries import summary_of_actors, summary_of_objects, summary_of_tasks
 
-# The columns of a table without --detail.
-COLUMNS = {
-    "nodes": ("NodeID", "State", "NodeName", "NodeManagerAddress", "NodeManagerPort", "pid", "Resources",
-              "DeathReason"),
-    "tasks": ("task_id", "name", "state", "job_id", "pid", "attempt", "count", "seconds", "detail"),
-    "actors": ("actor_id", "class_name", "state", "name", "ray_namespace", "job_id", "pid", "num_restarts",
-               "required_resources", "death_cause"),
-}
-# The names that a filter may have when there is no row.
-KEYS = {
-    "nodes": COLUMNS["nodes"], "tasks": (*COLUMNS["tasks"], "start_time", "end_time"), "actors": COLUMNS["actors"],
-    "workers": ("worker_id", "pid", "state", "job_id", "actor_id", "lease", "blocked", "env", "gpu_ids", "node_id",
-                "seconds_in_state"),
-    "leases": ("lease", "job", "owner", "key", "name", "resources", "gpu_ids", "blocked", "recalled", "pid", "worker",
-               "actor"),
-    "jobs": ("job_id", "status", "driver_pid", "entrypoint", "namespace", "submission_id", "driver", "seconds"),
-    "objects": ("oid", "nbytes", "state", "holder", "copy"),
-    "placement-groups": ("placement_group_id", "name", "state", "strategy", "ray_namespace"),
-}
-IDENTIFIERS = {"actors": "actor_id", "workers": "worker_id", "nodes": "NodeID", "jobs": "job_id", "tasks": "task_id",
-               "objects": "oid"}
-LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks", "placement-groups")
+LISTABLE = {name.replace("_", "-"): name for name in KINDS}
+# As in Ray, `list` shows 100 rows.
+LIST_TIMEOUT_S = 30.0
 
 
-def _rows(address: str, what: str) -> list[dict[str, Any]]:
-    if what == "objects":
-        return list(ask(address, "store")["store"].get("objects", []))
-    return list(ask(address, what)[what])
+def rows_of(kind: str, address: str, filters: list[tuple[str, str, str]], limit: int, detail: bool) -> list[Any]:
+    """Rows of a kind; what is wrong is the error of a command."""
+    try:
+        return list_rows(kind, address, filters, limit, LIST_TIMEOUT_S, detail, raise_on_missing_output=False)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    except RayStateApiException as error:
+        raise click.ClickException(str(error)) from None
 
 
-def _filtered(what: str, rows: list[dict[str, Any]], filters: tuple[str, ...]) -> list[dict[str, Any]]:
-    known = dict.fromkeys([*KEYS[what], *(key for row in rows for key in row)])
-    for text in filters:
-        name, equals, wanted = text.partition("=")
-        unequal = name.endswith("!")
-        if not equals:
-            raise click.BadParameter(f"a filter is key=value or key!=value, not {text!r}")
-        name = name.rstrip("!")
-        if name not in known:
-            raise click.BadParameter(f"{what} have no {name!r}{did_you_mean(name, known)}; they have "
-                                     f"{', '.join(known)}")
-        rows = [row for row in rows if (str(row.get(name, "")).lower() == wanted.lower()) != unequal]
-    return rows
+def parsed(text: str) -> tuple[str, str, str]:
+    """A filter of the command line: ``key=value`` or ``key!=value``."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"a filter is key=value or key!=value, not {text!r}")
+    unequal = key.endswith("!")
+    return key.rstrip("!"), PREDICATES[unequal], value
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(LISTABLE))
+@click.argument("what", type=click.Choice(tuple(LISTABLE)))
 @click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option("--detail", is_flag=True, help="every column (json and yaml always have all)")
+@click.option("--limit", type=click.IntRange(min=1, max=LIMIT_MAX), default=100, show_default=True)
+@click.option("--detail", is_flag=True, help="every column")
 @with_address
 @with_format
 def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address: str, form: str) -> None:
-    """Rows of one kind, such as `zray list actors`."""
-    rows = _filtered(what, _rows(address, what), filters)
-    if len(rows) > limit and form in ("default", "table"):
-        click.echo(f"the first {limit} of {len(rows)}; --limit shows more", err=True)
-    rows = rows[:limit]
-    if what in COLUMNS and not detail and form in ("default", "table"):
-        rows = [{column: row[column] for column in COLUMNS[what] if column in row} for row in rows]
-    show(rows, form)
+    """Rows of one kind, such as `zray list actors`: of what runs, and of what has ended."""
+    found = rows_of(LISTABLE[what], address, [parsed(text) for text in filters], LIMIT_MAX, detail)
+    if len(found) > limit and form in ("default", "table"):
+        click.echo(f"the first {limit} of {len(found)}; --limit shows more", err=True)
+    show([_columns(row, detail) for row in found[:limit]], form)
+
+
+def _columns(row: Any, detail: bool) -> dict[str, Any]:
+    return {name: row[name] for name in row.list_columns(detail)}
 
 
 @main.command()
-@click.argument("what", type=click.Choice(("actors", "workers", "nodes", "jobs", "tasks", "objects")))
+@click.argument("what", type=click.Choice([name for name, kind in LISTABLE.items() if KINDS[kind].is_gettable]))
 @click.argument("identifier")
 @with_address
 @with_format
 def get(what: str, identifier: str, address: str, form: str) -> None:
-    """One row by its id."""
-    show(one(what, _rows(address, what), identifier), form)
+    """One row by its id, or by the beginning of the id; attempts of one task are several rows."""
+    kind = KINDS[LISTABLE[what]]
+    found = [_columns(row, True) for row in rows_of(kind.name, address, [], LIMIT_MAX, True)]
+    rows = with_id(what, found, kind.identifier, identifier)
+    show(rows[0] if len(rows) == 1 else rows, form)
 
 
-def one(what: str, rows: list[dict[str, Any]], identifier: str) -> dict[str, Any]:
-    """The row with that id, or the only one whose id begins so."""
-    key = IDENTIFIERS[what]
-    found = {str(row[key]): row for row in rows if identifier and str(row[key]).startswith(identifier)}
+def with_id(what: str, rows: list[dict[str, Any]], key: str, identifier: str) -> list[dict[str, Any]]:
+    """The rows with that id, or with the only id that begins so."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if identifier and str(row[key]).startswith(identifier):
+            found.setdefault(str(row[key]), []).append(row)
     if identifier in found:
         return found[identifier]
     if len(found) > 1:
@@ -98,18 +88,23 @@ def one(what: str, rows: list[dict[str, Any]], identifier: str) -> dict[str, Any
     return next(iter(found.values()))
 
 
+SUMMARIES: dict[str, tuple[Callable[[Any], dict[str, Any]], str, str]] = {
+    "actors": (summary_of_actors, "class_name", "state_counts"),
+    "tasks": (summary_of_tasks, "func_or_class_name", "state_counts"),
+    "objects": (summary_of_objects, "call_site", "ref_type_counts"),
+}
+
+
 @main.command()
-@click.argument("what", type=click.Choice(("actors", "workers", "tasks", "objects")))
+@click.argument("what", type=click.Choice(tuple(SUMMARIES)))
 @with_address
 @with_format
 def summary(what: str, address: str, form: str) -> None:
-    """Counts by state and name."""
-    key = {"actors": "class_name", "workers": "job_id", "tasks": "name", "objects": "holder"}[what]
-    counts: dict[tuple[str, str], int] = {}
-    for row in _rows(address, what):
-        group = str(row.get(key, "")), str(row.get("state", "FINISHED"))
-        counts[group] = counts.get(group, 0) + row.get("count", 1)
-    show([{key: name, "state": state, "count": count} for (name, state), count in sorted(counts.items())], form)
+    """Counts by name and state, of objects by call site and kind of reference."""
+    count, key, counts = SUMMARIES[what]
+    found = count(rows_of(what, address, [], LIMIT_MAX, what == "tasks"))
+    show([{key: name, "state": state, "count": number} for name, about in sorted(found["summary"].items())
+          for state, number in sorted(about[counts].items())], form)
 
 
 @main.command()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from typing import Any
 
 import click
 
 from zray.cli.asking import CommandAsker, with_address
 from zray.cli.commands import main
 from zray.node.running import launch, session as sessions
+from zray.state.timeline import timeline_events
 
 
 @main.command()
@@ -20,12 +20,8 @@ from zray.node.running import launch, session as sessions
 def timeline(output: str, address: str) -> None:
     """Write what ran when, as Chrome trace events."""
     node = CommandAsker(address)
-    events: list[Any] = []
     try:
-        page = node.ask("timeline")
-        while page["events"]:
-            events += page["events"]
-            page = node.ask("timeline", start=page["next"])
+        events = timeline_events(node.ask)
     finally:
         node.close()
     try:

@@ -50,7 +50,7 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
         place = row.get("ListenAddress") or row["NodeManagerAddress"]
         has = ", ".join(f"{name}={amount:g}" for name, amount in row["Resources"].items()
                         if not name.endswith("memory") and not name.startswith("node:"))
-        reason = row.get("DeathReason", "")
+        reason = row.get("DeathReasonMessage", "")
         note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason else ""
         cells = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note
         lines.append("  " + " ".join(filter(None, cells)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from zray.base import errors, ids
@@ -123,8 +124,12 @@ class Actors:
                 task.extra = {**(task.extra or {}), "name": options.name}
             if options.retry_exceptions:
                 task.retry_errors = options.retry_exceptions
+            machine = self.machine
+            unsent = machine.unsent = machine.unsent + 1
+            if unsent == 1:
+                machine.submitted_s = time.monotonic()
+            task.created = machine.submitted_s
             self.calls.submit(link, task)
-            unsent = self.machine.unsent = self.machine.unsent + 1
         if unsent >= TURN_EVERY:
             self.loop.turn()
         elif unsent == 1 and self.loop.has_leader:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
 from zray.base import ids
+
+PARENTS_MAX = 1000  # of one report; a report goes ten times a second
 
 
 class Context(threading.local):
@@ -35,6 +38,8 @@ class TaskIds:
         self.job_bytes = bytes(ids.JOB_SIZE)
         self.root_task = b""
         self._threads = 0
+        # (prefix, task): the ids of a task's children have that prefix; taken by the reports of a worker
+        self.parents: deque[list[bytes]] = deque(maxlen=PARENTS_MAX)
 
     def set_job(self, job: int) -> None:
         """Ids made from now on carry this job."""
@@ -48,6 +53,7 @@ class TaskIds:
             context.counter = 0
             if context.task:
                 context.prefix = ids.task_prefix(self.job_bytes, context.task, context.attempt)
+                self.parents.append([context.prefix, context.task])
             else:
                 self._threads += 1  # a thread of the driver, or one that user code started
                 context.prefix = ids.task_prefix(self.job_bytes, self.root_task, self._threads)

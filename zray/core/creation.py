@@ -19,6 +19,8 @@ from zray.owner.records import Entry
 from zray.owner.references import References
 from zray.wire import messages as m
 
+ARGUMENT_FAILED = "an argument of its constructor failed"
+FAILED_ACTORS_MAX = 1000  # actors that never began, for listings
 OUT_OF_SCOPE = "all handles to it went out of scope"
 
 
@@ -30,6 +32,8 @@ class Creations:
         self._refs = refs
         self._calls = calls
         self._send = send
+        self._waiting: dict[bytes, dict[str, Any]] = {}  # actor -> its spec, until the node has it
+        self._failed: dict[bytes, dict[str, Any]] = {}  # actors whose arguments failed, oldest first
         self._pins: dict[bytes, list[Any]] = {}  # actor -> records that its creation pins
 
     def create(self, tid: bytes, actor: bytes, spec: dict[str, Any], deps: list[Any], pins: list[Any] | None
@@ -48,16 +52,21 @@ class Creations:
                 record.refs += 1
             self._pins[actor] = pins
         if not spec["name"]:
+            self._waiting[actor] = spec
             _Creation(self, actor, spec, deps).start()
         return life
 
     def ready(self, actor: bytes, spec: dict[str, Any], deps: list[Any]) -> None:
         """The arguments of the actor's constructor are ready, or have failed."""
+        self._waiting.pop(actor, None)
         failed = first_failure(deps)
         if failed is not None:
+            self._failed[actor] = spec
+            if len(self._failed) > FAILED_ACTORS_MAX:
+                del self._failed[next(iter(self._failed))]
             self._calls.on_actor_state(self._node, m.ActorState(
                 actor, "DEAD", 0, b"", "", {
-                    "kind": "creation", "reason": "an argument of its constructor failed",
+                    "kind": "creation", "reason": ARGUMENT_FAILED,
                     "argument": argument_failed(f"{spec['class_name']}.__init__", failed, actor)}))
             return
         for dep in deps:
@@ -78,6 +87,12 @@ class Creations:
             return None
         link.created = False
         return self._calls.death_of(link)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Actors that the node does not know, as rows of the state API (zray.owner.attempt_rows)."""
+        return [_row(actor, spec, "DEPENDENCIES_UNREADY", {}) for actor, spec in self._waiting.items()] + [
+            _row(actor, spec, "DEAD", {"kind": "creation", "reason": ARGUMENT_FAILED})
+            for actor, spec in self._failed.items()]
 
     def is_empty(self) -> bool:
         return not self._pins
@@ -105,3 +120,11 @@ class _Creation:
         self.missing -= 1
         if self.missing == 0:
             self.creations.ready(self.actor, self.spec, self.deps)
+
+
+def _row(actor: bytes, spec: dict[str, Any], state: str, cause: dict[str, Any]) -> dict[str, Any]:
+    strategy = spec["strategy"]
+    return {"creation": True, "actor": actor, "state": state, "class_name": spec["class_name"], "name": spec["name"],
+            "ray_namespace": spec["namespace"], "is_detached": spec["detached"], "resources": spec["demand"],
+            "labels": strategy.get("labels") or {}, "env": spec["env"], "death_cause": cause,
+            "group": strategy.get("group", b"") if strategy.get("kind") == "group" else b""}

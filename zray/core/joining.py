@@ -64,6 +64,7 @@ def for_worker(spec: dict[str, Any]) -> Runtime:
     runtime = Runtime("worker", incarnation, spec["node"], spec["node_endpoint"], endpoint, 0,
                       Config.load(spec.get("config")))
     runtime.process.node_info = spec.get("node_info") or {}
+    runtime.process.worker_id = spec["worker_id"]
     runtime.attach_store({**spec["store"], "slot": spec["slot"]})
     runtime.marks = runtime.store.slot.marks
     _install(runtime)

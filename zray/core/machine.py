@@ -30,6 +30,7 @@ from zray.core.waits.groups import GroupWaits
 from zray.core.waits.why import Reason, explain_record
 from zray.gcs.client.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
+from zray.owner.attempt_rows import object_rows, task_rows
 from zray.owner.calls import ActorCalls
 from zray.owner.eager_values import EagerValues
 from zray.owner.holding import Holding
@@ -68,6 +69,8 @@ class CoreMachine:
         self.work: Work | None = None
         self.blocked: dict[bytes, Callable[[], Any]] = {}
         self.unsent = 0  # submissions since the last turn
+        self.submitted_s = 0.0  # the time of the first of them: each submission of a turn has it
+        self.in_wait: set[bytes] = set()  # those of ``blocked`` that wait in wait(), not in get()
         self.connections = Connections(process, transport, dialling, shell, self)
         self.send, self.connect = self.connections.send, self.connections.connect
         self.ends = Ends()
@@ -116,6 +119,7 @@ class CoreMachine:
             m.CallsDone.CODE: self.calls.on_calls_done,
             m.GroupState.CODE: self.groups.on_state,
             m.Why.CODE: self._on_why,
+            m.ProcessQuery.CODE: self._on_process_query,
             m.LogLines.CODE: self._on_log_lines,
             m.GcsReply.CODE: self.gcs.on_message,
             m.GcsRedirect.CODE: self.gcs.on_message,
@@ -164,6 +168,8 @@ class CoreMachine:
             self.calls.pump()
         if self.adoption.busy:
             self.adoption.pump()
+        if submitter.failed.rows or submitter.failed.dropped:
+            submitter.failed.flush()
         refs = self.refs
         if refs.unhandled.reports:
             self.shell.show_unhandled()
@@ -314,6 +320,29 @@ class CoreMachine:
             self.send(peer, m.Because(message.request, self.shell.stacks()))
         else:
             self.send(peer, m.Because(message.request, "", self.reasons_for(message.what)))
+
+    def _on_process_query(self, peer: bytes, message: m.ProcessQuery) -> None:
+        """Rows for the state API: the unfinished tasks of this process and what runs in it, or its references."""
+        self.empty_dropped()
+        if message.what == "objects":
+            rows, total = object_rows(self.refs, self.submitter, self.calls, message.limit)
+        elif message.what == "actors":
+            rows = self.creations.rows()[:message.limit]
+            total = len(rows)
+        else:
+            rows, total = task_rows(self.refs.owned.values(), self.submitter, self.calls, message.limit)
+            if self.work is not None:
+                rows += self.work.rows(self._state_of_running, message.limit)
+        epoch_s = self.process.epoch_s
+        for row in rows:
+            if row.get("created_s"):
+                row["created_s"] += epoch_s
+        self.send(peer, m.ProcessAnswer(message.request, rows, total))
+
+    def _state_of_running(self, task: bytes) -> str:
+        if task not in self.blocked:
+            return "RUNNING"
+        return "RUNNING_IN_RAY_WAIT" if task in self.in_wait else "RUNNING_IN_RAY_GET"
 
     def reasons_for(self, what: bytes) -> list[Reason]:
         """Why an object of ours is pending, or why a task that was pushed here has not ended."""

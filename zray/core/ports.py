@@ -91,8 +91,10 @@ class Work(Ports):
     forget_owners(is_gone)           drop the tasks that ended processes pushed
     place_of(task)                   where a pushed task is: (cause, about); None when it is not here
     cancel_inline(task, recursive)   end a task of ours that runs here inside the task that waits for it
+    rows(state_of_running, most)     rows of the tasks that run or wait here
     """
 
     forget_owners: Callable[[Callable[[bytes], bool]], None]
     place_of: Callable[[bytes], tuple[Any, dict[str, Any]] | None]
     cancel_inline: Callable[[Any, bool], None]
+    rows: Callable[[Callable[[bytes], str], int], list[dict[str, Any]]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.base.config import Config
+from zray.base.ids import WORKER_SIZE
 
 
 class ProcessRecord:
@@ -20,10 +21,12 @@ class ProcessRecord:
         self.python = python
         self.job = job
         self.config = config
+        self.worker_id = incarnation.ljust(WORKER_SIZE, b"\0")  # as the API shows it; a worker's has more random bytes
         self.namespace = ""
         self.env: dict[str, Any] = {}  # the runtime environment that tasks and actors submitted here inherit
         self.detached = False  # whether actors that do not say their lifetime outlive the job
         self.node_info: dict[str, Any] = {}
+        self.epoch_s = 0.0  # the time of day, in seconds since 1970, less the clock of this process
         self.closed = False  # this process leaves: ignore the end of its node
 
     @property

@@ -72,6 +72,7 @@ class Runtime:
                  config: Config):
         python = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}"
         self.process = process = ProcessRecord(kind, incarnation, node, endpoint, os.getpid(), python, job, config)
+        process.epoch_s = time.time() - time.monotonic()
         self.ids = TaskIds()
         self.ids.set_job(job)
         self.context = Context()
@@ -227,9 +228,9 @@ class Runtime:
         """A text: why this reference (or the next one of a generator, or a map) is not ready."""
         return self.waits.explain(ref)
 
-    def query(self, what: str, **args: Any) -> dict[str, Any]:
+    def query(self, what: str, timeout_s: float = REQUEST_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         """A view of the node: see messages.NodeQuery."""
-        return self.questions.query(what, **args)
+        return self.questions.query(what, timeout_s, **args)
 
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""
@@ -286,8 +287,27 @@ class Runtime:
     def attach_executor(self, executor: Any) -> None:
         """This process is a worker: it runs tasks that other processes push."""
         self.executor = self.waits.executor = executor
-        self.machine.attach_executor(Work(executor.queue.forget_owners, executor.place_of, executor.inline.cancel),
-                            executor.machine.handlers)
+        self.machine.attach_executor(Work(
+            executor.queue.forget_owners, executor.place_of, executor.inline.cancel, executor.rows),
+                                     executor.machine.handlers)
+
+    def report_metrics_after(self, seconds: float) -> None:
+        """Send the node the metrics of this process after some time."""
+        with self.loop.lock:
+            self.loop.call_at(time.monotonic() + seconds, self.flush_metrics)
+        self.loop.wake()
+
+    def flush_metrics(self) -> None:
+        """Send the node the metrics of this process (under the lock)."""
+        module = sys.modules.get("zray.core.metrics")  # loaded by the first metric
+        if module is not None and not self.process.closed and (report := module.report()) is not None:
+            self.send(self.process.node, report)
+
+    def parents(self) -> list[list[bytes]]:
+        """``[prefix, task]`` of the tasks that have submitted others since the last call (under the lock)."""
+        found = list(self.ids.parents)
+        self.ids.parents.clear()
+        return found
 
     def set_job(self, job: int) -> None:
         """Join a job: ids made from now on carry it."""
@@ -351,6 +371,8 @@ class Runtime:
         process = self.process
         if process.closed:
             return
+        with self.loop.lock:
+            self.flush_metrics()
         process.closed = True
         self.reporter.end()
         if goodbye and process.kind == "driver" and process.pid == os.getpid() and self.submitter.lost is None:

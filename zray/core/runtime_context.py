@@ -17,6 +17,8 @@ ACCELERATORS = ("GPU", "TPU", "NPU", "HPU", "neuron_cores", "RBLN", "FURIOSA", "
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
 
+DRIVER_TASK = b"\xff" * 20  # then the job: the id of a driver's own task, as in Ray
+
 
 class RuntimeContext:
     """A view of the running code's place; ids are hex strings, None where there is no such thing."""
@@ -36,8 +38,8 @@ class RuntimeContext:
         return self._runtime.node_info.get("NodeID") or _padded(NodeID, self._runtime.node).hex()
 
     def get_worker_id(self) -> str:
-        worker = getattr(self._runtime, "worker_id", None)
-        return (WorkerID(worker) if worker else _padded(WorkerID, self._runtime.incarnation)).hex()
+        process = getattr(self._runtime, "process", None)  # local mode has none
+        return (WorkerID(process.worker_id) if process else _padded(WorkerID, self._runtime.incarnation)).hex()
 
     def get_task_id(self) -> str | None:
         """The task that this thread runs; None in the driver."""
@@ -45,7 +47,12 @@ class RuntimeContext:
         return TaskID(task).hex() if task else None
 
     def get_task_name(self) -> str | None:
-        return self._of_task("task_name") if self.get_task_id() else None
+        """The name of the task: "f", "Class.method", or that of ``options(name=)``; None in the driver."""
+        name = self._of_task("task_name")
+        if not self.get_task_id() or name is None:
+            return None
+        executor = getattr(self._runtime, "executor", None)
+        return name.removeprefix(executor.events.scope) if executor is not None else name
 
     def get_task_function_name(self) -> str | None:
         """The function of this task with its module, ``module.f`` or ``module.Class.method``; None in the driver."""
@@ -140,7 +147,7 @@ class RuntimeContext:
         """Deprecated, as in Ray: use ``get_task_id()``."""
         _deprecated("get_task_id")
         task = self.get_task_id()
-        return TaskID.from_hex(task) if task else None
+        return TaskID.from_hex(task) if task else TaskID(DRIVER_TASK + JobID.from_int(self._runtime.job).binary())
 
     @property
     def actor_id(self) -> ActorID | None:

@@ -150,8 +150,12 @@ class Tasks:
                 self._task_extra(task, options)
             if options.retry_exceptions:
                 task.retry_errors = options.retry_exceptions
+            machine = self.machine
+            unsent = machine.unsent = machine.unsent + 1
+            if unsent == 1:
+                machine.submitted_s = time.monotonic()
+            task.created = machine.submitted_s
             self.submitter.submit(task)
-            unsent = self.machine.unsent = self.machine.unsent + 1
         if unsent >= TURN_EVERY:
             self.loop.turn()
         elif unsent == 1 and self.loop.has_leader:

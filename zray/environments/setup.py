@@ -37,6 +37,16 @@ def parts_of(setup: str) -> dict[str, Any]:
     return parts
 
 
+def written(variables: Mapping[str, str], setup: str, hook: str) -> dict[str, Any]:
+    """The environment of a kind of workers, as far as the node knows it."""
+    env: dict[str, Any] = {"env_vars": dict(variables)} if variables else {}
+    if setup:
+        env |= {name: value for name, value in parts_of(setup).items() if name != "variables"}
+    if hook:
+        env["worker_process_setup_hook"] = hook
+    return env
+
+
 def addresses(parts: Mapping[str, Any]) -> list[str]:
     """The packages that ``parts`` need, each once."""
     places = [parts.get("working_dir"), *parts.get("py_modules", ())]

@@ -6,7 +6,7 @@ __all__ = ["get_local_object_locations", "get_object_locations"]
 
 
 def __getattr__(name: str):
-    if name in ("internal_kv", "queue", "tqdm_ray"):
+    if name in ("internal_kv", "queue", "state", "tqdm_ray"):
         import importlib
 
         return importlib.import_module(f"zray.experimental.{name}")

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import zray as ray
 from zray.job_submission.manager import AGENT_NAMESPACE, JobManager
 
-KINDS = {"TypeError": TypeError, "ValueError": ValueError}  # others arrive as RuntimeError
+ERROR_TYPES = {"TypeError": TypeError, "ValueError": ValueError}  # others arrive as RuntimeError
 
 
 def call(manager: JobManager, name: str, args: dict[str, Any]) -> Any:
@@ -54,7 +54,7 @@ def serve(answers: TextIO) -> None:
         except ray.exceptions.LocalRayletDiedError as error:
             answer, broken = {"error": str(error), "kind": "RuntimeError", "last": True}, True
         except Exception as error:
-            kind = next((name for name, one in KINDS.items() if isinstance(error, one)), "RuntimeError")
+            kind = next((name for name, one in ERROR_TYPES.items() if isinstance(error, one)), "RuntimeError")
             answer = {"error": str(error), "kind": kind}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

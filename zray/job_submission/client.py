@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from zray.job_submission.agent import KINDS
+from zray.job_submission.agent import ERROR_TYPES
 from zray.job_submission.manager import session_dir_here
 from zray.job_submission.records import JobDetails, JobStatus
 from zray.node.running import launch
@@ -151,7 +151,7 @@ class JobSubmissionClient:
             if found.get("last"):
                 self._drop()
         if "error" in found:
-            raise KINDS.get(found["kind"], RuntimeError)(found["error"])
+            raise ERROR_TYPES.get(found["kind"], RuntimeError)(found["error"])
         return found["result"]
 
     def _running(self) -> subprocess.Popen[str]:

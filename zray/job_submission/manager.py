@@ -10,7 +10,7 @@ import secrets
 import string
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import zray as ray
 from zray.base.causes import Cause
@@ -20,6 +20,8 @@ from zray.handles.connection import connected
 from zray.handles.remote import ActorHandle
 from zray.job_submission import logs, supervisor, table
 from zray.job_submission.records import JobErrorType, JobStatus
+from zray.state import rows as state_rows
+from zray.state.places import Places
 
 AGENT_NAMESPACE = "zray-job-clients"  # of the drivers behind clients, which are no jobs of users
 # Without a row of its supervisor anywhere, a job counts as running this long: another node adopts the row when the node
@@ -30,6 +32,13 @@ STOP_PENDING_S = 10.0  # for an actor that did not start yet to be gone
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 _LETTERS = string.ascii_letters + string.digits
 _AMOUNTS = {"entrypoint_num_cpus": "num_cpus", "entrypoint_num_gpus": "num_gpus", "entrypoint_memory": "memory"}
+
+
+class Driver(NamedTuple):
+    """A program that connected: its row as JobDetails has it, and its namespace."""
+
+    row: dict[str, Any]
+    namespace: str
 
 
 class JobManager:
@@ -104,17 +113,16 @@ class JobManager:
         """All submitted jobs, then the drivers that came by themselves, the newest first."""
         drivers = _drivers()
         submitted = [self._details(self._judged(row), drivers) for row in table.read_all()]
-        others = [_driver_details(job) for job in drivers
-                  if not job.get("submission_id") and job["namespace"] != AGENT_NAMESPACE]
+        others = [driver.row for driver in drivers
+                  if driver.row["type"] == "DRIVER" and driver.namespace != AGENT_NAMESPACE]
         return [*reversed(submitted), *reversed(others)]
 
-    def _details(self, row: table.Row, drivers: list[dict[str, Any]]) -> dict[str, Any]:
+    def _details(self, row: table.Row, drivers: list[Driver]) -> dict[str, Any]:
         info = asdict(table.info_of(row))
         for name in (*_AMOUNTS, "entrypoint_resources"):
             del info[name]
-        ours = [job for job in drivers if job.get("submission_id") == row["submission_id"]]
-        job = ours[-1] if ours else None
-        driver = {"id": _job_hex(job["job_id"]), "node_ip_address": "", "pid": str(job["driver_pid"])} if job else None
+        ours = [driver.row for driver in drivers if driver.row["submission_id"] == row["submission_id"]]
+        driver = ours[-1]["driver_info"] if ours else None
         return {**info, "type": "SUBMISSION", "submission_id": row["submission_id"],
                 "job_id": driver["id"] if driver else None, "driver_info": driver}
 
@@ -241,24 +249,21 @@ def _check(entrypoint: Any, submission_id: Any, runtime_env: Any, metadata: Any,
             raise ValueError(f"{name} must not be negative, got {amount}")
 
 
-def _drivers() -> list[dict[str, Any]]:
-    return list(connected().query("jobs")["jobs"])
+def _drivers() -> list[Driver]:
+    """The drivers of the cluster, the oldest first."""
+    found = connected().query("jobs")["jobs"]
+    places = Places(connected().query("nodes")["nodes"])
+    rows = [state_rows.job(row, places) for row in found]
+    return [Driver({**row, "end_time": row["end_time"] or None}, raw["namespace"])
+            for row, raw in zip(rows, found, strict=True)]
 
 
 def _job_hex(number: int) -> str:
     return ray.JobID.from_int(number).hex()
 
 
-def _driver_details(job: dict[str, Any]) -> dict[str, Any]:
-    status = "RUNNING" if job["status"] == "RUNNING" else "SUCCEEDED"
-    number = _job_hex(job["job_id"])
-    return {"type": "DRIVER", "status": status, "entrypoint": job["entrypoint"], "job_id": number,
-            "driver_info": {"id": number, "node_ip_address": "", "pid": str(job["driver_pid"])}, "metadata": {},
-            "runtime_env": {}, "start_time": table.now_ms() - int(job["seconds"] * 1000)}
-
-
 def _dead_nodes() -> dict[str, str]:
-    return {node["NodeID"]: str(node.get("DeathReason") or node["State"])
+    return {node["NodeID"]: str(node.get("DeathReasonMessage") or node["State"])
             for node in connected().query("nodes")["nodes"] if node["State"] in ("dead", "left")}
 
 

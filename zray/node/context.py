@@ -15,9 +15,10 @@ class NodeContext:
     ``ends``: nodes and processes other than this node and its own, and all jobs.
     """
 
-    __slots__ = ("counts", "effects", "emit", "ends", "me", "now")
+    __slots__ = ("counts", "effects", "emit", "ends", "epoch_s", "me", "now")
 
-    def __init__(self, me: bytes, ends: Ends) -> None:
+    def __init__(self, me: bytes, ends: Ends, epoch_s: float = 0.0) -> None:
+        self.epoch_s = epoch_s  # add it to ``now`` for the time of day, in seconds since 1970
         self.me = me  # the incarnation of this node
         self.ends = ends
         self.now = 0.0

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from zray.node.environments.installer import Installer
     from zray.node.peers.entry import ClusterEntry
     from zray.node.processes.linux import Ended
+    from zray.node.running.scrape import ScrapeEndpoint
     from zray.store.transfer.exchange import HandoverProgress
     from zray.transport.mesh import Mesh
 
@@ -104,7 +105,8 @@ class Daemon:
         from zray.node.daemon_machine import admit_first_node
 
         self._prepare()
-        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels, self.address)
+        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels, self.address,
+                         int(time.time() * 1000)) | {"IsHead": not self.membership.address}
         self._enter_cluster(shown, offered)
         name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
         shown["Resources"] = offered.amounts()
@@ -123,6 +125,7 @@ class Daemon:
         self._compose_machine(ordinal, shown, offered)
         self._load_kernels(len(joined.rows) if joined is not None else 0)
         self._watch_descriptors()
+        self._serve_metrics()
         self.zygote.send(self._zygote_base())
         self._note_start(joined is not None, ordinal)
         self.core.start(joined.rows if joined is not None else [])
@@ -201,6 +204,7 @@ class Daemon:
         from zray.node.peers.object_handover import ObjectHandover
         from zray.node.processes.lines import Lines, LinesPorts
         from zray.node.processes.zygote import workers_environ
+        from zray.node.running.logs import answer as answer_logs
         from zray.sched.node.local import LocalScheduler
 
         self.machine = node_machine(
@@ -212,7 +216,8 @@ class Daemon:
                 attach=self._attach_driver, environ=workers_environ(), store_report=self.store.report,
                 stored_bytes=self.store.payload_bytes,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
-                free_unheld=self.store.free_unheld))
+                free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
+                logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS))))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
@@ -268,6 +273,22 @@ class Daemon:
             self.mesh, entry.hello, self.probes.begin, self.probes.end, entry.cluster, self.own_row,
             unfit=lambda peer, message: unfit(peer, message, options.insecure, warn), may_dial=entry.admit,
             may_not_dial=entry.bar, warn=warn, settings=self.given)
+
+    def _serve_metrics(self) -> None:
+        """Open the endpoint for Prometheus, if the settings say where."""
+        self.scraped: ScrapeEndpoint | None = None
+        address = self.config.metrics_address
+        if not address:
+            return
+        from zray.metrics.exposition import text_of
+        from zray.node.running.scrape import ScrapeEndpoint
+
+        try:
+            self.scraped = ScrapeEndpoint(self.watcher, address, lambda: text_of(self.machine.metric_families()))
+        except OSError as error:  # several nodes of one machine have one setting
+            self.journal.note(f"no metrics are served: {address} cannot be bound ({error.strerror})")
+        else:
+            self.machine.node["MetricsExportPort"] = self.scraped.port
 
     def _zygote_base(self) -> dict[str, Any]:
         """The settings of this node that a zygote needs before it forks."""
@@ -507,6 +528,8 @@ class Daemon:
             self.probes.close()
         self.processes.close()
         self.signals.close()
+        if self.scraped is not None:
+            self.scraped.close()
         self.watcher.close()
         self.output.close()
         self.zygote.close()

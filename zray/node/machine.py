@@ -24,6 +24,7 @@ from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.base.ports import Ports
+from zray.metrics.table import MetricTable
 from zray.node import views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
@@ -37,7 +38,7 @@ from zray.node.environments.table import EnvironmentTable
 from zray.node.groups.service import GroupService, GroupServicePorts
 from zray.node.jobs.drivers import DriverPorts, Drivers
 from zray.node.jobs.table import JobTable
-from zray.node.jobs.task_events import TaskEventLog
+from zray.node.jobs.task_events import Source, TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
 from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
 from zray.node.leases.local import LeasePorts, Leases
@@ -46,6 +47,7 @@ from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
 from zray.node.names_table import Names
 from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.peers.queries import ClusterQueries
+from zray.node.processes.ended import EndedWorkers
 from zray.node.processes.local import LocalProcesses
 from zray.node.processes.pool import WorkerPool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
@@ -54,6 +56,11 @@ from zray.sched.node.local import LocalScheduler
 from zray.wire import messages as m
 
 Handlers = dict[int, Callable[[bytes, Any], None]]
+
+
+def no_logs(args: dict[str, Any]) -> dict[str, Any]:
+    """Of a node without files, in a simulation."""
+    return {"logs": []}
 
 
 class NodePorts(Ports):
@@ -69,6 +76,8 @@ class NodePorts(Ports):
     gcs_report: Callable[[], dict[str, Any]]
     ownerless: Callable[[Callable[[bytes], bool]], list[Any]]  # (has_ended): objects here whose owner has ended
     free_unheld: Callable[[list[Any]], None]
+    epoch_s: float  # the time of day when the clock of this machine was 0, in seconds since 1970
+    logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
 
 
 class NodeMachine:
@@ -79,12 +88,14 @@ class NodeMachine:
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.config = config
-        self.context = context = NodeContext(incarnation, ports.ends)
+        self.context = context = NodeContext(incarnation, ports.ends, ports.epoch_s)
         self.effects = context.effects
         self.counts = context.counts
         self.scheduler = NodeScheduler(scheduler)
         self.jobs = JobTable(first_job)
         self.events = TaskEventLog(config.events_max)
+        self.ended_workers = EndedWorkers(config.ended_workers_max)
+        self.metrics = MetricTable(config.metric_series_max)
         self.pool = WorkerPool(
             ports.new_worker_id, context.emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s,
             may_retire=lambda worker: not self.actors.owns(worker.incarnation))
@@ -105,8 +116,10 @@ class NodeMachine:
         scheduler.running = self.leases.running_names
         self._compose_cluster(names, ports)
         self.handlers = _merged(
-            {m.NodeQuery.CODE: self.queries.query, m.NodeAnswer.CODE: self.queries.answered,
-             m.EventReport.CODE: self._event_report, m.ProcessGone.CODE: self._foreign_process_ended,
+            self.queries.handlers,
+            {m.EventReport.CODE: self._event_report, m.TaskFailures.CODE: self._task_failures,
+             m.MetricsReport.CODE: self._metrics_report,
+             m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
             self.drivers.handlers, self.actor_messages.handlers, self.cluster.handlers, self.leases.handlers,
             self.remote_leases.handlers, self.groups.handlers)
@@ -121,7 +134,7 @@ class NodeMachine:
             needs_place=lambda actor: self.affinity.actor(actor),
             unplace_elsewhere=lambda effect: self.remote_leases.perform(effect),
             detached_ended=lambda job: self.drivers.actor_ended(job)))
-        self.actors = ActorTable(self.places, context.emit)
+        self.actors = ActorTable(self.places, context.emit, lambda: context.now)
         self.foreign = ForeignActors(context, ForeignActorPorts(self.places.request, self.places.end))
         self.actor_rows = ActorRows(names, context.emit, self._is_home)
         self.adoption = ActorAdoption(context, ActorAdoptionPorts(
@@ -162,8 +175,10 @@ class NodeMachine:
             self.context, self.node, self.cluster, self.scheduler, self.bottom_up, self.pool, self.placements,
             self.leases, self.jobs, self.actors, self.groups, self.events,
             remote_available=self.remote_leases.available, store_report=ports.store_report,
-            stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report)
-        self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed))
+            stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report, ended_workers=self.ended_workers,
+            metrics=self.metrics, logs=ports.logs, environments=self.environments)
+        self.metric_families = partial(views.metric_families, viewed)
+        self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed), self.processes)
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,
             nodes=lambda: self.cluster.peers, has_ended=self.context.ends.has_ended,
@@ -209,9 +224,12 @@ class NodeMachine:
             return
         self.leases.worker_ended(worker, death)
         self.counts["worker_deaths"] += worker.reason == ""
+        exit_type, detail = self.ended_workers.add(worker, death, now)
+        self.queries.process_ended(incarnation)
         self.effects.append(Note("worker_died", {
             "worker": incarnation, "pid": worker.pid, "signal": death.signal, "exit_code": death.exit_code,
-            "reason": worker.reason, "job": worker.job, "task": self.events.worker_gone(incarnation)}))
+            "reason": worker.reason, "job": worker.job, "task": self.events.worker_gone(
+                incarnation, now + self.context.epoch_s, f"{exit_type}: {detail}")}))
         if worker.kind is not None:
             self.process_ended(incarnation, worker.reason or "its process ended")
         self.effects.append(Forget(incarnation))
@@ -293,6 +311,7 @@ class NodeMachine:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
         if not self.context.is_mine(incarnation):
             self.context.ends.process_ended(incarnation)
+        self.metrics.ended(incarnation.hex())
         self.actors.process_ended(incarnation)
         self.actor_rows.process_ended(incarnation)
         self.cluster.forget_process(incarnation)
@@ -329,10 +348,23 @@ class NodeMachine:
         worker = self.pool.workers.get(peer)
         if worker is None:
             self.refuse(peer, "EventReport from a process that is no worker")
-        elif not self.events.report(peer, worker.job, message.events, message.dropped) or (
+        elif not self.events.report(Source(peer, worker.id, worker.job, worker.actor, {}), message.events,
+                                    message.dropped, message.leases, message.parents) or (
                 message.queued is not None and not self.events.queue(peer, message.queued)):
             self.refuse(peer, "malformed EventReport")
         self.pool.reported(peer)
+
+    def _task_failures(self, peer: bytes, message: m.TaskFailures) -> None:
+        if not self.processes.is_process(peer):
+            self.refuse(peer, "TaskFailures from a process that is not of this node")
+        elif not self.events.failed(message.rows, message.dropped, self.context.epoch_s):
+            self.refuse(peer, "malformed TaskFailures")
+
+    def _metrics_report(self, peer: bytes, message: m.MetricsReport) -> None:
+        if not self.processes.is_process(peer):
+            self.refuse(peer, "MetricsReport from a process that is not of this node")
+        elif not self.metrics.report(peer.hex(), message.rows, message.dropped):
+            self.refuse(peer, "malformed MetricsReport")
 
     # ------------------------------------------------------------ other nodes
 
@@ -437,8 +469,8 @@ class NodeMachine:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
         self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.environments, self.actors, self.foreign, self.actor_rows,
-                     self.cluster, self.remote_leases, self.groups, self.jobs, self.events, self.placements,
-                     self.leases, self.places, self.unheld):
+                     self.cluster, self.remote_leases, self.groups, self.jobs, self.events, self.metrics,
+                     self.placements, self.leases, self.places, self.unheld):
             part.check()
         for actor in self.foreign.actors.values():
             assert not actor.worker or self.placements[actor.lease].actor == actor.id

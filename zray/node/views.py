@@ -1,32 +1,40 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
-    nodes resources available actors placement-groups workers leases store gcs jobs tasks timeline stats explain
+    nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline stats
+    explain logs runtime-envs metrics
 
-Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.
+Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
+are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.base.ports import Ports
+from zray.environments.setup import written
+from zray.metrics.table import MetricTable
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
+from zray.node.environments.table import EnvironmentTable, Step
 from zray.node.groups.service import GroupService
 from zray.node.jobs.table import JobTable
 from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEventLog
 from zray.node.leases.local import Leases
 from zray.node.leases.placements import Placements
 from zray.node.peers.cluster import PeerNodes
+from zray.node.processes.ended import EndedWorkers, life_of
 from zray.node.processes.pool import WorkerPool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
+EXPECTED_TERMINATION, UNEXPECTED_TERMINATION = 1, 2  # Ray's numbers of why a node has ended; 0 while it lives
 LIMIT = 10_000  # rows of one answer, unless the query asks for fewer; "total" is the number of all rows
 
 
@@ -49,6 +57,14 @@ class Viewed(Ports):
     store_report: Callable[[], dict[str, Any]]
     stored_bytes: Callable[[], int]  # of objects in the store's memory
     gcs_report: Callable[[], dict[str, Any]]
+    ended_workers: EndedWorkers
+    metrics: MetricTable
+    logs: Callable[[dict[str, Any]], dict[str, Any]]
+    environments: EnvironmentTable
+
+    def wall(self, seconds: float) -> float:
+        """The time of day of a time of this machine's clock; 0 of 0."""
+        return seconds + self.context.epoch_s if seconds else 0.0
 
 
 def answer(viewed: Viewed, peer: bytes, what: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -59,22 +75,22 @@ def answer(viewed: Viewed, peer: bytes, what: str, args: dict[str, Any]) -> dict
 
 
 def _rows(name: str, rows: list[dict[str, Any]], args: dict[str, Any]) -> dict[str, Any]:
-    return {name: [_shown(row) for row in rows[:_limit(args)]], "total": len(rows)}
+    return {name: [shown(row) for row in rows[:limit_of(args)]], "total": len(rows)}
 
 
-def _limit(args: dict[str, Any]) -> int:
+def limit_of(args: dict[str, Any]) -> int:
     limit = args.get("limit")
     return min(limit, LIMIT) if isinstance(limit, int) and limit >= 0 else LIMIT
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """Convert ids to hex, also as keys: users write them so."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, dict):
-        return {_shown(key): _shown(item) for key, item in value.items() if key != "error"}
+        return {shown(key): shown(item) for key, item in value.items() if key != "error"}
     if isinstance(value, list):
-        return [_shown(item) for item in value]
+        return [shown(item) for item in value]
     return value
 
 
@@ -84,7 +100,9 @@ def _nodes(viewed: Viewed, peer: bytes, args: dict) -> dict:
     rows += [_node(row["shown"], row.get("state", "alive"), row["total"]) for row in viewed.cluster.peers.values()]
     for node, row in viewed.cluster.last_rows.items():
         state = "left" if row.get("state") == "left" else "dead"
-        rows.append({**_node(row["shown"], state, {}), "DeathReason": viewed.context.ends.nodes[node]})
+        rows.append({**_node(row["shown"], state, {}), "DeathReasonMessage": viewed.context.ends.nodes[node],
+                     "DeathReason": EXPECTED_TERMINATION if state == "left" else UNEXPECTED_TERMINATION,
+                     "EndTimeMs": int(1000 * viewed.wall(row["ended_s"]))})
     return {"nodes": rows, "total": len(rows)}
 
 
@@ -135,17 +153,60 @@ def _actors(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _actor(viewed: Viewed, actor: Any) -> dict[str, Any]:
-    return {**actor.row(), "required_resources": amounts(actor.spec.get("demand") or {}),
-            "node_id": viewed.cluster.node_id(node_of(actor.worker)) if actor.worker else ""}
+    spec = actor.spec
+    strategy = spec.get("strategy") or {}
+    worker = actor.worker or actor.last_worker
+    return {**actor.row(), "required_resources": amounts(spec.get("demand") or {}),
+            "running_resources": amounts(spec.get("running") or {}),
+            "node_id": viewed.cluster.node_id(node_of(actor.worker)) if actor.worker else "",
+            "worker": worker, "owner": actor.owner, "env": spec.get("env") or {},
+            "group": strategy.get("group", b"") if strategy.get("kind") == "group" else b"",
+            "labels": strategy.get("labels") or {}, "created_s": viewed.wall(actor.started),
+            "placed_s": viewed.wall(actor.placed_s), "up_s": viewed.wall(actor.up_s),
+            "death_cause": {key: value for key, value in actor.cause.items() if key != "error"}}
 
 
 def _workers(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    return _rows("workers", [
+    node_id = viewed.node.get("NodeID", "")
+    rows = [
         {"worker_id": w.id, "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
          "lease": w.lease, "blocked": w.blocked, "env": dict(w.kind.env) if w.kind else {},
-         "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": viewed.node.get("NodeID", ""),
-         "seconds_in_state": viewed.context.now - w.since}
-        for w in viewed.pool.workers.values()], args)
+         "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": node_id,
+         "seconds_in_state": viewed.context.now - w.since, "type": "WORKER",
+         **{name: viewed.wall(at) for name, at in life_of(w).items()}}
+        for w in viewed.pool.workers.values()]
+    if args.get("ended"):
+        rows += [{**row, "state": "ENDED", "node_id": node_id, "type": "WORKER", "job_id": row["job"],
+                  **{name: viewed.wall(row[name]) for name in ("launched_s", "ready_s", "ended_s")}}
+                 for row in reversed(viewed.ended_workers.rows)]
+    return _rows("workers", rows, args)
+
+
+def _runtime_envs(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """The environments in which workers of this node run, or could not start."""
+    rows: dict[tuple, dict[str, Any]] = {}
+
+    def row_of(env: tuple, setup: str, hook: str) -> dict[str, Any]:
+        return rows.setdefault((env, setup, hook), {
+            "env": written(dict(env), setup, hook), "success": True, "why": "", "workers": 0, "created_s": 0.0,
+            "node_id": viewed.node.get("NodeID", "")})
+
+    for w in viewed.pool.workers.values():
+        if w.kind is not None and (w.kind.env or w.kind.setup or w.kind.hook) and not w.broken:
+            row = row_of(w.kind.env, w.kind.setup, w.kind.hook)
+            row["workers"] += 1
+            row["created_s"] = row["created_s"] or viewed.wall(w.launched_s)
+    for kind, why in viewed.pool.broken_environments().items():
+        row_of(kind.env, kind.setup, kind.hook).update(success=False, why=why)
+    for found in viewed.environments.installations.values():
+        if found.step is Step.FAILED:
+            row_of(tuple(found.variables.items()), found.setup, "").update(
+                success=False, why=found.equipment["error"])
+    return _rows("runtime-envs", list(rows.values()), args)
+
+
+def _logs(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    return viewed.logs(args)
 
 
 def _leases(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -154,7 +215,7 @@ def _leases(viewed: Viewed, peer: bytes, args: dict) -> dict:
     running = viewed.leases.running_names()
     rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")},
              "name": running.get(row["lease"], row["name"])} for row in report["leases"]]
-    return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in _waiting(viewed)[:LIMIT]],
+    return {**_rows("leases", rows, args), "waiting": [shown(row) for row in _waiting(viewed)[:LIMIT]],
             "queued": _queued(viewed), "blocked": _blocked(viewed)}
 
 
@@ -182,9 +243,9 @@ def _queued(viewed: Viewed) -> list[dict[str, Any]]:
 
 def _blocked(viewed: Viewed) -> list[dict[str, Any]]:
     """Tasks that are blocked in get or wait."""
-    return [{"name": event[EVENT_NAME], "task_id": event[EVENT_TASK].hex(), "pid": event[EVENT_PID], "job": job,
-             "worker": worker.hex()}
-            for worker, job, event in viewed.events.running.values() if _is_blocked(viewed, worker)]
+    return [{"name": event[EVENT_NAME], "task_id": event[EVENT_TASK].hex(), "pid": event[EVENT_PID], "job": source.job,
+             "worker": source.worker.hex()}
+            for source, event in viewed.events.running.values() if _is_blocked(viewed, source.worker)]
 
 
 def _is_blocked(viewed: Viewed, incarnation: bytes) -> bool:
@@ -193,12 +254,12 @@ def _is_blocked(viewed: Viewed, incarnation: bytes) -> bool:
 
 
 def _store(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    return {"store": _shown(viewed.store_report())}
+    return {"store": shown(viewed.store_report())}
 
 
 def _gcs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """The control store: its chains from head to tail, and its voters."""
-    return _shown(viewed.gcs_report())
+    return shown(viewed.gcs_report())
 
 
 def _jobs(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -206,37 +267,57 @@ def _jobs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     for job in viewed.jobs.jobs.values():
         row = job.row()  # its times are of the machine's clock, which is local
         start, end = row.pop("start_time"), row.pop("end_time")
-        rows.append({**row, "driver": job.driver, "seconds": (end or viewed.context.now) - start})
+        rows.append({**row, "driver": job.driver, "seconds": (end or viewed.context.now) - start,
+                     "started_s": viewed.wall(start), "ended_s": viewed.wall(end),
+                     "metadata": job.config.get("metadata") or {},
+                     "node_id": viewed.node.get("NodeID", "") if viewed.context.is_mine(job.driver) else ""})
     return _rows("jobs", rows, args)
 
 
 def _groups(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Placement groups whose home is this node, and the bundles on it."""
     return {**_rows("placement-groups", viewed.groups.table.rows(), args),
-            "bundles": [_shown(row) for row in viewed.scheduler.bundles.rows()]}
+            "bundles": [shown(row) for row in viewed.scheduler.bundles.rows()]}
 
 
 def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Task events from number ``start`` on, in Chrome's trace format; ``next`` is the start of the
     following page."""
     start = args.get("start")
-    first, events = viewed.events.timeline(start if isinstance(start, int) and start >= 0 else 0, _limit(args))
+    first, events = viewed.events.timeline(start if isinstance(start, int) and start >= 0 else 0, limit_of(args),
+                                           viewed.node.get("NodeManagerAddress", ""))
     return {"events": events, "next": first + len(events), "total": viewed.events.seen,
             "dropped": viewed.events.dropped}
 
 
 def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    """Tasks by the events of workers, the latest first, after one row for each key that waits."""
-    waiting = [{"task_id": b"", "name": row["name"], "state": "PENDING_NODE_ASSIGNMENT", "job_id": row["job"], "pid": 0,
-                "attempt": 0, "count": row["want"], "start_time": None, "end_time": None, "seconds": None,
-                "detail": row["detail"]}
-               for row in _waiting(viewed) if not row["actor"]]
-    waiting += [{"task_id": b"", "name": row["name"], "state": "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY",
-                 "job_id": row["job"], "pid": row["pid"], "attempt": 0, "count": row["count"], "start_time": None,
-                 "end_time": None, "seconds": None,
-                 "detail": f"behind {row['behind']}" if row["behind"] else ""} for row in _queued(viewed)]
-    rows = waiting + viewed.events.rows(partial(_is_blocked, viewed))
-    return {**_rows("tasks", rows, args), "dropped": viewed.events.dropped}
+    """Attempts that run or ended, by the events of workers and owners, the latest first.
+
+    ClusterQueries adds ``live``: unfinished tasks, by their owners and workers.  ``task``: of that task only.
+    ``detail``: with the texts of errors.
+    """
+    limit, detail = limit_of(args), args.get("detail")
+    wanted = args.get("task")
+    task = wanted if type(wanted) is bytes else b""
+    rows = []
+    for row in islice(viewed.events.rows(partial(_is_blocked, viewed), task), limit):
+        rows.append(shown(row if detail else {**row, "error_message": ""}))
+    kept = len(viewed.events.running) + len(viewed.events.ended) + len(viewed.events.failures)
+    waiting = [{name: row[name] for name in ("owner", "key", "cause", "detail")} for row in _waiting(viewed)[:LIMIT]]
+    return {"tasks": rows, "total": max(len(rows), kept if not wanted else 0), "dropped": viewed.events.dropped,
+            "live": [], "waiting": shown(waiting)}
+
+
+def _parents(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """``[prefix, task]`` for those of ``prefixes`` whose task ran on this node."""
+    asked = args.get("prefixes")
+    known = viewed.events.parents
+    return {"parents": [[prefix.hex(), known[prefix].hex()] for prefix in asked or () if prefix in known]}
+
+
+def _objects(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """ClusterQueries adds ``live``: the references of all processes."""
+    return {"objects": [], "live": []}
 
 
 def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -250,6 +331,46 @@ def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
         "kernels": "compiled" if viewed.scheduler.view.kernels.compiled else "plain",
         "jobs": len(viewed.jobs.by_driver), "leases": len(viewed.placements), "waiting": len(report["waiting"]),
         "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped}}
+
+
+def _metrics(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    return {"metrics": metric_families(viewed)}
+
+
+def metric_families(viewed: Viewed) -> list[dict[str, Any]]:
+    """Families for zray.metrics.exposition: those of user code, and those of the node itself."""
+    labels = {"NodeAddress": viewed.node.get("NodeManagerAddress", ""), "NodeId": viewed.node.get("NodeID", "")}
+    return viewed.metrics.rows(labels) + _node_metrics(viewed, labels)
+
+
+def _node_metrics(viewed: Viewed, labels: dict[str, str]) -> list[dict[str, Any]]:
+    """What a node measures of itself."""
+    states: dict[str, int] = {}
+    for worker in viewed.pool.workers.values():
+        states[worker.state.name] = states.get(worker.state.name, 0) + 1
+    store = viewed.store_report()
+    total, free = viewed.scheduler.total(), viewed.scheduler.available()
+
+    def family(name: str, kind: str, description: str, series: list[list[Any]]) -> dict[str, Any]:
+        return {"name": f"zray_{name}", "kind": kind, "description": description, "boundaries": [],
+                "series": [[{**own, **labels}, value] for own, value in series]}
+
+    return [
+        family("workers", "gauge", "Worker processes", [[{"State": state}, n] for state, n in sorted(states.items())]),
+        family("actors", "gauge", "Actors whose home is this node and that are not dead", [
+            [{}, sum(actor.state != "DEAD" for actor in viewed.actors.actors.values())]]),
+        family("leases", "gauge", "Leases of workers, and places of actors", [[{}, len(viewed.placements)]]),
+        family("worker_deaths", "counter", "Worker processes that ended unasked", [
+            [{}, viewed.context.counts["worker_deaths"]]]),
+        family("task_events", "counter", "Ended tasks that were reported one by one", [[{}, viewed.events.seen]]),
+        family("tasks_not_reported", "counter", "Ended tasks that were only counted", [[{}, viewed.events.dropped]]),
+        family("metrics_dropped", "counter", "Records of metrics beyond metric_series_max, or of another kind", [
+            [{}, viewed.metrics.dropped]]),
+        family("resources", "gauge", "Resources by state", [
+            [{"Name": name, "State": state}, value] for state, amount in (("TOTAL", total), ("FREE", free))
+            for name, value in amounts({name: max(0, units) for name, units in amount.items()}).items()]),
+        family("object_store_bytes", "gauge", "Bytes of the object store, and of objects on disk", [
+            [{"Kind": kind}, store[kind]] for kind in ("capacity", "used", "spilled") if kind in store])]
 
 
 def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -276,5 +397,6 @@ _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
     "placement-groups": _groups,
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
-    "stats": _stats, "explain": _explain,
+    "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
+    "runtime-envs": _runtime_envs, "metrics": _metrics,
 }

@@ -389,6 +389,8 @@ class ActorCalls:
             if task.cancelling:
                 self._fail(link, task, cancelled(task))
             elif link.state != DEAD and task.retries != 0:
+                self.submitter.failed.attempt(task, [FAILED, "actor_died", self._detail(link) | left.cause],
+                                              self.submitter.now)
                 retry.append(task)
             else:
                 detail = self._detail(link) | left.cause

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from zray.base.causes import Cause
+from zray.owner.failed_attempts import FailedAttempts
 from zray.owner.failures import cancelled, crashed
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import Key, Lease, Net, Task, WorkerLink
@@ -38,6 +39,7 @@ class _Submitter(Protocol):
     leases: dict[int, Lease]
     workers: dict[bytes, WorkerLink]
     maps: MapRuns
+    failed: FailedAttempts
 
     def fail(self, task: Task, failure: list[Any]) -> None: ...
     def requeue(self, task: Any, *, charge: bool) -> None: ...
@@ -136,6 +138,7 @@ class WorkerDeaths:
         if task.retries == 0 or (notice is not None and notice.reason == Cause.GROUP_REMOVED.text):
             self._submitter.fail(task, crashed(task.fn.name, task.attempt, notice))
         else:
+            self._submitter.failed.attempt(task, crashed(task.fn.name, task.attempt, notice), self._submitter.now)
             self._submitter.requeue(task, charge=True)
 
     def deadlines(self) -> list[float]:

@@ -103,7 +103,7 @@ class Task:
     """
 
     __slots__ = ("tid", "attempt", "fn", "args", "nret", "extra", "key", "entry", "deps", "pins", "missing",
-                 "retries", "state", "lease", "seq", "cancelling", "parent", "stream", "retry_errors")
+                 "retries", "state", "lease", "seq", "cancelling", "parent", "stream", "retry_errors", "created")
 
     def __init__(self, tid: bytes, fn: Function, args: Value, nret: int, key: Any, retries: int):
         self.tid = tid
@@ -125,6 +125,7 @@ class Task:
         self.parent = b""
         self.stream: Any = None
         self.retry_errors: Any = False  # or True, or the exception types to retry
+        self.created = 0.0  # when it was submitted, as exact as a turn
 
 
 class Key:

@@ -24,6 +24,7 @@ from zray.base.causes import Cause
 from zray.base.config import Config
 from zray.owner.arrivals import Arrival
 from zray.owner.deaths import WorkerDeaths
+from zray.owner.failed_attempts import FailedAttempts
 from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
 from zray.owner.lineage import Lineage
 from zray.owner.locality import preferred
@@ -82,6 +83,7 @@ class Submitter:
         self.waiting = 0
         self.lineage = Lineage(refs, config.lineage_bytes_max)
         self.reconstruction = Reconstruction(self, refs, self.lineage, ports.locate)
+        self.failed = FailedAttempts(config.task_events_per_s_max, lambda message: net.send(node, message))
         self.deaths = WorkerDeaths(self)
         self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
         self.results = Results(self, refs, ports.columns)
@@ -465,6 +467,7 @@ class Submitter:
             self.failing.clear()  # empty, unless a bug raised
 
     def _fail(self, task: Task, failure: list[Any]) -> None:
+        self.failed.ended(task, failure, self.now)
         entries = task.entry if type(task.entry) is list else [task.entry]
         if not task.cancelling:  # before the failed argument is unpinned: it may be the last with this failure
             objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)

@@ -68,7 +68,8 @@ class SimWorker(Core):
         self.work = WorkerMachine(self.node, self.marks, self.send, self)
         self.inside = NestedTasks(self.work, self.submitter)
         self.machine.attach_executor(
-            Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
+            Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside, lambda state, most: []),
+            self.work.handlers)
         self.send(self.node, m.WorkerReady(pid))
 
     @property

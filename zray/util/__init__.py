@@ -38,7 +38,7 @@ __all__ = [
 
 # Modules that are reachable as attributes, and loaded when first used.
 _LAZY = ("accelerators", "annotations", "check_serialize", "collective", "dask", "helpers", "iter", "joblib",
-         "multiprocessing", "queue", "scheduling_strategies", "serialization")
+         "metrics", "multiprocessing", "queue", "scheduling_strategies", "serialization", "state")
 
 
 def deregister_serializer(cls: type) -> None:

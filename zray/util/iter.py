@@ -366,16 +366,30 @@ class LocalIterator(_Transformable):
         for item in self.take(n):
             print(item)
 
-    def union(self, *others: LocalIterator) -> LocalIterator:
-        """An item of each iterator in turn, until all have ended."""
+    def union(self, *others: LocalIterator, deterministic: bool = False,
+              round_robin_weights: Sequence[float | str] | None = None) -> LocalIterator:
+        """An item of each iterator in turn, or as many as ``round_robin_weights`` says, until all have ended.
+
+        The weight "*" stands for all that an iterator has.  The order never depends on time, so ``deterministic`` has
+        no effect.
+        """
+        everyone = (self, *others)
+        weights = [1] * len(everyone) if round_robin_weights is None else list(round_robin_weights)
+        if len(weights) != len(everyone):
+            raise ValueError(f"union of {len(everyone)} iterators takes as many round_robin_weights, not {len(weights)}")
+        counts = [None if weight == "*" else max(1, int(weight)) for weight in weights]
+
         def items() -> Iterator[Any]:
-            left = [iter(each._make()) for each in (self, *others)]
+            left = [(iter(each._make()), count) for each, count in zip(everyone, counts, strict=True)]
             while left:
-                for each in list(left):
-                    try:
-                        yield next(each)
-                    except StopIteration:
-                        left.remove(each)
+                for turn in list(left):
+                    each, count = turn
+                    taken = 0
+                    for item in islice(each, count):
+                        taken += 1
+                        yield item
+                    if count is None or taken < count:
+                        left.remove(turn)
 
         return LocalIterator(items, f"LocalUnion[{self}, {', '.join(map(str, others))}]")
 

@@ -29,7 +29,7 @@ from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
 from zray.worker.execution import Generators
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
-from zray.worker.places import Place, place_of, queued
+from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
 from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, ServedLease
 from zray.worker.run import generators, invoke, results
@@ -58,6 +58,7 @@ class TaskExecutor:
         self.table: dict[Any, Any] = self.functions.table
         self.interrupts = Interrupts(rt.loop, time.monotonic)
         self.events = EventRecorder(rt)
+        self.events.function_name = self.function_name
         self.actor: ActorHost | None = None
         self.release: Waiter | None = None  # of an actor that ends: done when the node knows it
         self.forked = False  # this is a child of the worker, made by user code
@@ -117,9 +118,11 @@ class TaskExecutor:
     def runs_long(self, task: list[Any]) -> None:
         beside = self.queue.running is None
         since = time.perf_counter_ns() - int((CALLS_LOOK_S if beside else HAND_BACK_AFTER_S) * 1e9)
-        self.events.runs_long(task, self.name_of(task), since, beside)
+        lease = self.machine.lease
+        self.events.runs_long(task, self.name_of(task), since, beside, lease.number if lease is not None else 0)
 
     def report(self) -> None:
+        self.rt.flush_metrics()
         self.events.flush(always=True)
 
     def released(self) -> None:
@@ -189,7 +192,8 @@ class TaskExecutor:
         with self.loop.lock:
             life = self.machine.become_actor()
             host = self.actor = ActorHost(self, message, life)
-            self.events.queued = partial(queued, self.machine, self.name_of)
+            self.events.queued = partial(queued, self.machine, self.shown_name)
+            self.events.scope = life.class_name[:-len(life.class_name.rpartition(".")[2])]
         self.surroundings.on_actor(message)
         host.start()
 
@@ -271,7 +275,8 @@ class TaskExecutor:
             now = clock()
             took = now - before
             if len(events) < room or (took > FLUSH_AFTER_NS and room):
-                events.append((task[0], task[1], context.task_name, before, now, results.succeeded(result), 1))
+                ok = True if type(result) is not list or results.failure_in(result) is None else result
+                events.append((task[0], task[1], context.task_name, before, now, ok, 1, lease.number, task[2]))
             before = now
             lease.spent_ns += took
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:
@@ -285,6 +290,7 @@ class TaskExecutor:
             other = self.machine.enter(lease)
         if other and self.actor is None:
             self.rt.context.assigned = lease.assigned
+            self.events.serves(lease)
             self.surroundings.on_lease(lease)
 
     # ------------------------------------------------------------ one task, the general way
@@ -337,7 +343,7 @@ class TaskExecutor:
         elif self.actor is not None:
             short = f"{self.actor.life.class_name}.{task[FUNCTION]}"
         else:
-            short = self.functions.names.get(task[FUNCTION], "")
+            short = self.functions.names.get(task[FUNCTION], "").rpartition("<locals>.")[2]
         return results.task_name(task, short)
 
     def function_of(self, task: bytes) -> Callable[..., Any] | None:
@@ -360,6 +366,19 @@ class TaskExecutor:
         """See zray.worker.places."""
         return place_of(self.machine, self.name_of, task)
 
+    def rows(self, state_of_running: Callable[[bytes], str], most: int) -> list[dict[str, Any]]:
+        """See zray.worker.places."""
+        return rows_of(self.machine, self.shown_name, state_of_running, most)
+
+    def shown_name(self, task: list[Any]) -> str:
+        """The name of a task as the state API shows it: the class of an actor without its scope."""
+        return self.name_of(task).removeprefix(self.events.scope)
+
+    def function_name(self, key: Any) -> str:
+        """The name of a function or method, whatever the name of the task; '' when it is not known."""
+        known = self.table.get(key)
+        return known[1].removeprefix(self.events.scope) if known is not None else ""
+
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
         """The result, with the list of references that this process still holds; counts runs for max_calls.
 
@@ -375,6 +394,7 @@ class TaskExecutor:
         extra = task[EXTRA]
         if extra is not None and extra.get("max_calls") and result is not None:
             self._end_child()
+            self.events.max_calls = extra["max_calls"]
             with self.loop.lock:
                 result = self.machine.count_run(task, result)
         return result
@@ -434,6 +454,7 @@ class TaskExecutor:
         interrupts.enter()
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + frames)
+        started_ns = time.perf_counter_ns()
         try:
             try:
                 result = self.run_one(task, ServedLease(self.rt.incarnation, 0), interrupts)
@@ -441,6 +462,8 @@ class TaskExecutor:
                 result = results.cancelled(task, "")
             if interrupts.deferred:
                 interrupts.forget()
+            outer = self.machine.lease
+            self.events.add(task, context.task_name, started_ns, result, lease=outer.number if outer is not None else 0)
             return result
         finally:
             sys.setrecursionlimit(limit)

@@ -461,10 +461,10 @@ class WorkerMachine:
         life = self.actor = ActorLife(message)
         return life
 
-    def actor_up(self, error: bytes = b"") -> None:
-        """The constructor has run; ``error``: the exception that it raised."""
+    def actor_up(self, error: bytes = b"", message: str = "", repr_name: str = "") -> None:
+        """The constructor has run; ``error``: the exception that it raised, ``message`` its text."""
         assert self.actor is not None
-        self.send(self.node, ActorUp(self.actor.id, self.actor.number, error))
+        self.send(self.node, ActorUp(self.actor.id, self.actor.number, error, message, repr_name))
         self._kick()
 
     def leave(self, reason: str, code: int = 0, may_restart: bool = False) -> None:

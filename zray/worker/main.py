@@ -109,6 +109,7 @@ class WorkerProcess:
             code = host.life.code
         run_exit_handlers(host, f"the actor {host.life.class_name}" if host is not None else "a worker process")
         with self.rt.loop.lock:
+            self.rt.flush_metrics()
             executor.events.flush()
         if executor.release is not None:
             self.rt.loop.wait(executor.release, time.monotonic() + EXIT_DRAIN_S)

@@ -1,4 +1,4 @@
-"""Finds a task or call that was pushed to this worker: it runs, or waits behind others.  Answers Why."""
+"""Finds tasks and calls that were pushed to this worker: they run, or wait.  Answers Why and the state API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from zray.base.causes import Cause
 from zray.worker.machine import WorkerMachine
-from zray.worker.queue import TASK_ID
+from zray.worker.queue import TASK_ATTEMPT, TASK_ID
 
 BEHIND_MAX = 3  # running calls that are named for a waiting call
 COUNTED_MAX = 1000  # queued calls that are counted by name
@@ -63,3 +63,16 @@ def queued(machine: WorkerMachine, name_of: NameOf) -> list[list[Any]]:
             name = name_of(task)
             counts[name] = counts.get(name, 0) + 1
     return [[name, count] for name, count in counts.items()]
+
+
+def rows_of(machine: WorkerMachine, name_of: NameOf, state_of_running: Callable[[bytes], str], most: int
+            ) -> list[dict[str, Any]]:
+    """Rows of the state API: what runs here, and what waits here (under the lock)."""
+    waits = "SUBMITTED_TO_WORKER" if machine.actor is None else "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"
+    rows = []
+    for running, waiting in lines(machine, most):
+        for task, state in [(task, state_of_running(task[TASK_ID])) for task in running] + [
+                (task, waits) for task in waiting]:
+            rows.append({"task_id": task[TASK_ID], "attempt": task[TASK_ATTEMPT], "name": name_of(task), "state": state,
+                         "here": True})
+    return rows

@@ -197,7 +197,7 @@ class Waits:
                     self.submitter.reconstruction.lost(record, value, str(each.value[2].get("reason", "")))
 
     def block(self, waiter: Waiter, timeout: float | None, why: Callable[[], Reasons],
-              started: float | None = None, explained: bool = True) -> None:
+              started: float | None = None, explained: bool = True, in_wait: bool = False) -> None:
         """Wait for ``waiter``; warn with the reasons when there is no progress.  GetTimeoutError has the reasons too.
 
         ``started``: the time when the caller began to wait, if that was earlier.  ``explained``: whether the caller
@@ -211,6 +211,8 @@ class Waits:
         task = self.context.task
         if executor is not None:
             self.machine.blocked[task] = why
+            if in_wait:
+                self.machine.in_wait.add(task)
             executor.on_blocked()
         try:
             while not self.loop.wait(waiter, patience.until(deadline)):
@@ -228,6 +230,7 @@ class Waits:
         finally:
             if executor is not None:
                 self.machine.blocked.pop(task, None)
+                self.machine.in_wait.discard(task)
                 executor.on_unblocked()
 
     def _trouble(self, waited_s: float) -> str:
@@ -260,7 +263,7 @@ class Waits:
                 try:
                     self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()),
                                lambda: self.reasons([ref._record for ref in list(pending.values())]),
-                               explained=False)
+                               explained=False, in_wait=True)
                 except errors.GetTimeoutError:
                     break
                 finally:

@@ -41,9 +41,9 @@ class Questions:
                                          f"the node daemon did not answer within {timeout:g} s")
         return answer
 
-    def query(self, what: str, **args: Any) -> dict[str, Any]:
+    def query(self, what: str, timeout_s: float = REQUEST_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         """A view of the node: see messages.NodeQuery."""
-        return self.request(lambda n: m.NodeQuery(n, what, args)).answer
+        return self.request(lambda n: m.NodeQuery(n, what, args), timeout_s).answer
 
     def store_trouble(self, timeout: float = TROUBLE_S) -> str:
         """The reason, from the node, why the control store does not answer; '' when the node knows none."""

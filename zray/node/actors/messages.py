@@ -134,8 +134,11 @@ class ActorMessages:
     # ------------------------------------------------------------ workers
 
     def _up(self, peer: bytes, message: m.ActorUp) -> None:
+        worker = self._ports.pool.workers.get(peer)
+        if worker is not None and message.error:
+            worker.raised = message.message or "an exception without a text"
         if not self._ports.foreign.from_worker(peer, message):
-            self._ports.actors.up(peer, message.actor, message.life, message.error)
+            self._ports.actors.up(peer, message)
 
     def _exit(self, peer: bytes, message: m.ActorExit) -> None:
         if not self._ports.foreign.from_worker(peer, message):

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.node.effects import JOB_OVER, Note, Send
 from zray.wire.messages import (
@@ -39,6 +40,7 @@ from zray.wire.messages import (
     ActorInit,
     ActorReply,
     ActorState,
+    ActorUp,
     CreateActor,
     KillActor,
     WorkerExit,
@@ -94,8 +96,9 @@ class ActorPorts(Protocol):
 class Actor:
     """One actor over all its lives."""
 
-    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "lease", "life", "owner",
-                 "pid", "recycle_reason", "restarts_left", "spec", "started", "state", "watchers", "worker")
+    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "last_worker", "lease", "life",
+                 "owner", "pid", "placed_s", "recycle_reason", "repr_name", "restarts_left", "spec", "started", "state",
+                 "up_s", "watchers", "worker")
 
     def __init__(self, actor: bytes, spec: dict, owner: bytes, now: float):
         self.id = actor
@@ -115,6 +118,9 @@ class Actor:
         self.recycle_reason = ""  # the reason why its process ends, after which it may restart
         self.exit_deadline = 0.0
         self.started = now
+        self.placed_s = self.up_s = 0.0  # of this life: when it got a worker, and when its constructor had run
+        self.repr_name = ""
+        self.last_worker = b""
 
     @property
     def name(self) -> str:
@@ -142,6 +148,7 @@ class Actor:
         return {"actor_id": self.id, "class_name": self.spec.get("class_name", ""), "state": self.state,
                 "name": self.name, "ray_namespace": self.namespace, "job_id": self.job, "pid": self.pid,
                 "num_restarts": self.life, "is_detached": self.detached, "worker": self.worker,
+                "repr_name": self.repr_name,
                 "required_resources": self.spec.get("demand", {}), "death_cause": self.cause}
 
     def record(self, home: bytes) -> dict:
@@ -154,9 +161,10 @@ class Actor:
 class ActorTable:
     """All actors with their home on this node."""
 
-    def __init__(self, ports: ActorPorts, emit: Callable[[Any], None]):
+    def __init__(self, ports: ActorPorts, emit: Callable[[Any], None], clock: Callable[[], float]):
         self._ports = ports
         self._emit = emit
+        self._clock = clock  # the time of the event that is being handled
         self.actors: dict[bytes, Actor] = {}
         self._dead: dict[bytes, None] = {}  # oldest first
         self._owned: dict[bytes, set[bytes]] = {}  # owner incarnation -> its live, not detached actors
@@ -233,14 +241,17 @@ class ActorTable:
             self._ports.unplace(actor)
             self._restart(actor, {"kind": "killed", "reason": reason})
 
-    def up(self, peer: bytes, actor_id: bytes, life: int, error: bytes) -> None:
+    def up(self, peer: bytes, message: ActorUp) -> None:
         """ActorUp: the constructor returned or raised."""
-        actor = self._current(peer, actor_id, life)
+        actor = self._current(peer, message.actor, message.life)
         if actor is None or actor.state == ALIVE:
             return
-        if error:
-            self._end(actor, {"kind": "init", "reason": "its constructor raised", "error": error})
+        actor.up_s = self._clock()
+        if message.error:
+            self._end(actor, {"kind": "init", "reason": "its constructor raised", "error": message.error,
+                              "message": message.message})
             return
+        actor.repr_name = message.repr_name
         actor.state = ALIVE
         actor.cause = actor.cause if actor.exiting else {}
         self._ports.running(actor)
@@ -269,9 +280,10 @@ class ActorTable:
         actor = self.actors.get(actor_id)
         if actor is None or actor.state in (DEAD, ALIVE) or actor.life != life or actor.worker:
             return False
-        actor.worker = worker.incarnation
+        actor.worker = actor.last_worker = worker.incarnation
         actor.endpoint = worker.endpoint
         actor.pid = worker.pid
+        actor.placed_s, actor.up_s = self._clock(), 0.0
         actor.lease = lease
         actor.assigned = assigned
         self._emit(Send(actor.worker, ActorInit(actor.id, life, actor.spec, assigned)))
@@ -341,7 +353,8 @@ class ActorTable:
     def group_removed(self, group: bytes, reason: str) -> None:
         """The placement group is gone: end the actors in it, whatever restarts they have left."""
         for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
-            self._end(actor, {"kind": "pg_removed", "reason": reason, "placement_group": group})
+            self._end(actor, {"kind": "pg_removed", "reason": reason, "placement_group": group},
+                      Cause.GROUP_REMOVED.text)
 
     def unschedulable(self, actor_id: bytes, reason: str) -> None:
         """It waits for a place that it can never get."""
@@ -447,7 +460,8 @@ class ActorTable:
         self._changed(actor)
         self._ports.place(actor)
 
-    def _end(self, actor: Actor, cause: dict) -> None:
+    def _end(self, actor: Actor, cause: dict, why: str = "") -> None:
+        """``why``: the reason for its process, if it is another one than that of the actor."""
         had_worker = actor.worker
         if actor.name:
             cause = {**cause, "name": actor.name, "namespace": actor.namespace}
@@ -458,7 +472,8 @@ class ActorTable:
         self._leaving.pop(actor.id, None)
         self._changed(actor)
         if had_worker:
-            self._ports.end_worker(actor, cause.get("reason", ""))  # no effect when the worker's end is the cause
+            # no effect when the worker's end is the cause
+            self._ports.end_worker(actor, why or cause.get("reason", ""))
         else:
             self._ports.unplace(actor)
         if actor.name:
@@ -483,7 +498,7 @@ class ActorTable:
                 if not watched:
                     del self._watched[peer]
         actor.watchers = set()
-        kept = ("class_name", "name", "namespace", "job", "detached", "demand", "meta")
+        kept = ("class_name", "name", "namespace", "job", "detached", "demand", "running", "meta", "strategy", "env")
         actor.spec = {key: actor.spec[key] for key in kept if key in actor.spec}
         self._dead[actor.id] = None
         while len(self._dead) > DEAD_KEPT_MAX:

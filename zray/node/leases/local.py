@@ -27,6 +27,7 @@ from zray.node.jobs.table import Job, JobTable
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.placements import Death, Declared, Placement, Placements
 from zray.node.leases.remote import RemoteLeases
+from zray.node.processes.ended import exit_of_worker
 from zray.node.processes.pool import Kind, State, WorkerPool, WorkerRecord
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
@@ -172,7 +173,9 @@ class Leases:
             declared = self._keys[grant.owner, grant.key]
             env = declared.env
             kind = self._kind(declared.job, env, declared.setup, grant.assigned)
-            placement = Placement(grant.lease, grant.owner, grant.key, b"", 0, grant.assigned, kind, now)
+            labels = declared.strategy.get("labels")
+            assigned = {**grant.assigned, "labels": labels} if labels else grant.assigned
+            placement = Placement(grant.lease, grant.owner, grant.key, b"", 0, assigned, kind, now)
         self._placements[grant.lease] = placement
         self._context.counts["grants"] += 1
         if kind.setup:
@@ -279,8 +282,10 @@ class Leases:
             foreign = placement.actor in self._ports.foreign.actors
             table = self._ports.foreign if foreign else self._ports.actors
             log_file = self._log_for(b"" if foreign else self._context.me, death.log_file)
+            exit_type, exit_detail = exit_of_worker(worker, death)
             table.worker_died(placement.actor, worker.incarnation, {
-                "signal": death.signal, "exit_code": death.exit_code, "pid": worker.pid, "log_tail": death.log_tail,
+                "exit_type": exit_type, "exit_detail": exit_detail, "signal": death.signal,
+                "exit_code": death.exit_code, "pid": worker.pid, "log_tail": death.log_tail,
                 "reason": worker.reason, "log_file": log_file})
             return
         mine = death.lease == placement.lease

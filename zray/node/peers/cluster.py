@@ -97,7 +97,7 @@ class PeerNodes:
         row = self.peers.pop(incarnation, None)
         if row is None:
             return False
-        self.last_rows[incarnation] = row
+        self.last_rows[incarnation] = {**row, "ended_s": self._context.now}
         self._context.emit(Note("node_gone", {"node": incarnation.hex(), "reason": reason}))
         for process in [p for p in self._dialling if node_of(p) == incarnation]:
             self._answer(process, "", f"its node is gone: {reason}")

@@ -2,21 +2,41 @@
 
 A NodeQuery of a process or tool goes to all peers with ``local`` set; their rows are appended to ours.  A node that
 does not answer within QUERY_ANSWER_S is named in ``missing`` instead of holding up the others.
+
+What only the processes of a node know (unfinished tasks, references), each node asks its own processes with
+ProcessQuery, if the question has ``live``.  Those that do not answer within PROCESS_ANSWER_S are named in ``silent``.
+
+A question with ``on``, the incarnation of a node, is for that node alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol
 
 from zray.node import views
 from zray.node.context import NodeContext
-from zray.wire.messages import NodeAnswer, NodeQuery
+from zray.wire.messages import NodeAnswer, NodeQuery, ProcessAnswer, ProcessQuery
 
-QUERY_ANSWER_S = 2.0
+QUERY_ANSWER_S = 4.0
+# A process in native code that holds the interpreter answers late; this is the longest that one delays a list.
+PROCESS_ANSWER_S = 2.0
 # The questions that go to all nodes, and the name of the rows in their answers.
 EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
-              "tasks": "tasks", "placement-groups": "placement-groups"}
+              "tasks": "tasks", "placement-groups": "placement-groups",
+              "objects": "objects", "parents": "parents", "metrics": "metrics",
+              "runtime-envs": "runtime-envs"}
+OF_PROCESSES = frozenset(("tasks", "objects", "actors"))  # processes answer them too, with ``live``
+APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent")
+ADDED = ("total", "dropped")
+
+
+class AskedProcesses(Protocol):
+    """The core processes of this node."""
+
+    def holders(self) -> list[bytes]: ...
+
+    def shown(self, process: bytes) -> dict[str, Any]: ...
 
 
 class _Asked:
@@ -28,62 +48,118 @@ class _Asked:
         self.request = request
         self.rows = rows
         self.answer = answer
-        self.waiting = waiting
+        self.waiting = waiting  # nodes, and processes of this node
         self.deadline = deadline
 
 
 class ClusterQueries:
     """Queries under way."""
 
-    def __init__(self, context: NodeContext, peers: Collection[bytes], answer: Callable[[bytes, str, dict], dict]):
+    def __init__(self, context: NodeContext, peers: Collection[bytes], answer: Callable[[bytes, str, dict], dict],
+                 processes: AskedProcesses):
         """``peers``: the other live nodes, now and later.  ``answer(peer, what, args)``: the answer of this node."""
         self._context = context
         self._peers = peers
         self._answer = answer
+        self._processes = processes
         self.asked: dict[int, _Asked] = {}
         self._last = 0
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            NodeQuery.CODE: self.query, NodeAnswer.CODE: self.answered, ProcessAnswer.CODE: self.process_answered}
 
     def query(self, peer: bytes, message: NodeQuery) -> None:
         """Answer now, or ask the others first."""
+        on = message.args.get("on")
+        if on is not None and on != self._context.me:
+            self._query_on(peer, message, on)
+            return
         answer = self._answer(peer, message.what, message.args)
         rows = EVERYWHERE.get(message.what)
-        if rows is None or message.args.get("local") or not self._peers or "error" in answer:
+        if "error" in answer or rows is None or on is not None:
             self._reply(peer, message.request, answer, message.args)
             return
+        nodes = [] if message.args.get("local") else list(self._peers)
+        asks_processes = message.what in OF_PROCESSES and message.args.get("live")
+        processes = self._processes.holders() if asks_processes else []
+        if not nodes and not processes:
+            self._reply(peer, message.request, answer, message.args)
+            return
+        number = self._begin(peer, message.request, rows, answer, {*nodes, *processes},
+                             QUERY_ANSWER_S if nodes else PROCESS_ANSWER_S)
+        for node in nodes:
+            self._context.send(node, NodeQuery(number, message.what, {**message.args, "local": True}))
+        for process in processes:
+            self._context.send(process, ProcessQuery(number, message.what, views.limit_of(message.args)))
+
+    def _query_on(self, peer: bytes, message: NodeQuery, on: Any) -> None:
+        if on not in self._peers or message.args.get("local"):
+            text = on.hex() if isinstance(on, bytes) else repr(on)
+            self._reply(peer, message.request, {"error": f"no live node of this cluster is {text}"}, message.args)
+            return
+        number = self._begin(peer, message.request, "", {}, {on}, QUERY_ANSWER_S)
+        self._context.send(on, NodeQuery(number, message.what, {**message.args, "local": True}))
+
+    def _begin(self, peer: bytes, request: int, rows: str, answer: dict[str, Any], waiting: set[bytes],
+               seconds: float) -> int:
         self._last += 1
-        self.asked[self._last] = _Asked(peer, message.request, rows, answer, set(self._peers),
-                                         self._context.now + QUERY_ANSWER_S)
-        for node in self._peers:
-            self._context.send(node, NodeQuery(self._last, message.what, {**message.args, "local": True}))
+        self.asked[self._last] = _Asked(peer, request, rows, answer, waiting, self._context.now + seconds)
+        return self._last
 
     def answered(self, node: bytes, message: NodeAnswer) -> None:
         asked = self.asked.get(message.request)
         if asked is None or node not in asked.waiting:
             return
-        asked.waiting.discard(node)
-        whole = asked.answer
-        whole[asked.rows] += message.answer.get(asked.rows, [])
-        if asked.rows == "jobs":
-            whole["jobs"] = _each_once(whole["jobs"])
-        for name in ("total", "dropped"):
-            if name in whole:
-                whole[name] += message.answer.get(name, 0)
-        for name in ("waiting", "queued", "blocked"):
-            if name in whole:
-                whole[name] += message.answer.get(name, [])
+        if not asked.rows:
+            asked.answer = message.answer
+        else:
+            whole = asked.answer
+            whole[asked.rows] += message.answer.get(asked.rows, [])
+            if asked.rows == "jobs":
+                whole["jobs"] = _each_once(whole["jobs"])
+            for name in ADDED:
+                if name in whole:
+                    whole[name] += message.answer.get(name, 0)
+            for name in APPENDED:
+                if name in message.answer:
+                    whole[name] = [*whole.get(name, ()), *message.answer[name]]
+        self._has_answered(message.request, node)
+
+    def process_answered(self, process: bytes, message: ProcessAnswer) -> None:
+        asked = self.asked.get(message.request)
+        if asked is None or process not in asked.waiting:
+            return
+        shown = self._processes.shown(process)
+        rows = asked.answer.setdefault("live", [])
+        rows += [views.shown({**row, "process": shown}) for row in message.rows if type(row) is dict]
+        self._has_answered(message.request, process)
+
+    def _has_answered(self, number: int, peer: bytes) -> None:
+        asked = self.asked[number]
+        asked.waiting.discard(peer)
         if not asked.waiting:
-            self._finish(message.request)
+            self._finish(number)
 
     def node_ended(self, node: bytes) -> None:
+        """A node or a process has ended."""
         for number, asked in list(self.asked.items()):
-            asked.waiting.discard(node)
-            if not asked.waiting:
-                self._finish(number)
+            if node in asked.waiting:
+                if not asked.rows:
+                    asked.answer = {"error": f"node {node.hex()} has ended"}
+                self._has_answered(number, node)
+
+    process_ended = node_ended
 
     def tick(self, now: float) -> None:
         for number, asked in list(self.asked.items()):
             if asked.deadline <= now:
-                asked.answer["missing"] = [node.hex() for node in sorted(asked.waiting)]
+                nodes = [peer.hex() for peer in sorted(asked.waiting) if peer in self._peers]
+                silent = [peer.hex() for peer in sorted(asked.waiting) if peer not in self._peers]
+                if not asked.rows:
+                    asked.answer = {"error": f"node {nodes[0]} did not answer" if nodes else "its node has ended"}
+                if nodes:
+                    asked.answer["missing"] = [*asked.answer.get("missing", ()), *nodes]
+                if silent:
+                    asked.answer["silent"] = [*asked.answer.get("silent", ()), *silent]
                 self._finish(number)
 
     def next_deadline(self) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zray.base.ids import node_of
+from typing import Any
+
+from zray.base.ids import WORKER_SIZE, node_of
 from zray.node.context import NodeContext
 from zray.node.jobs.table import JobTable
 from zray.node.processes.pool import State, WorkerPool
@@ -35,6 +37,16 @@ class LocalProcesses:
         return self._drivers() + [w.incarnation for w in self._pool.workers.values()
                                   # no message reaches a starting worker yet
                                   if w.kind is not None and w.state is not State.STARTING]
+
+    def shown(self, process: bytes) -> dict[str, Any]:
+        """A core process of this node, as the state API shows it."""
+        worker = self._pool.workers.get(process)
+        if worker is not None:
+            return {"type": "WORKER", "worker_id": worker.id, "pid": worker.pid, "job": worker.job,
+                    "actor": worker.actor}
+        job = self._jobs.by_driver.get(process)
+        return {"type": "DRIVER", "worker_id": process.ljust(WORKER_SIZE, b"\0"), "actor": b"",
+                "pid": job.pid if job is not None else 0, "job": job.number if job is not None else 0}
 
     def that_know_others(self) -> list[bytes]:
         return self._drivers() + [w.incarnation for w in self._pool.workers.values()

@@ -91,8 +91,8 @@ def why_not_started(kind: Kind, last_words: str) -> str:
 class WorkerRecord:
     """One worker process."""
 
-    __slots__ = ("actor", "blocked", "broken", "endpoint", "hangs", "id", "incarnation", "kind", "lease", "pid",
-                 "reason", "since", "state")
+    __slots__ = ("actor", "asked", "blocked", "broken", "endpoint", "hangs", "id", "incarnation", "kind", "launched_s",
+                 "lease", "pid", "raised", "ready_s", "reason", "since", "state")
 
     def __init__(self, worker_id: bytes, now: float):
         self.id = worker_id
@@ -108,6 +108,9 @@ class WorkerRecord:
         self.broken = False  # it only raises why its environment could not be set up, and serves one lease
         self.hangs = False  # it is STARTING, and the pool does not count on it any more
         self.reason = ""  # why the node ended it, for WorkerDied
+        self.asked = ""  # why the node asked it to end
+        self.raised = ""  # the text of the exception that the constructor of its actor raised
+        self.launched_s, self.ready_s = now, 0.0
 
     @property
     def job(self) -> int:
@@ -208,6 +211,7 @@ class WorkerPool:
         if worker is None or worker.state is not State.STARTING:
             return []
         self.starts.ready(incarnation, now)
+        worker.ready_s = now
         self._no_longer_starting(worker)
         if worker.kind is None:
             self._start_failures = 0
@@ -239,6 +243,7 @@ class WorkerPool:
     def retire(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """Ask it to finish its work and end.  It may take its time: others may still need objects that it owns."""
         if self._leave(worker, now):
+            worker.asked = reason
             self._emit(Send(worker.incarnation, WorkerExit(reason)))
 
     def kill(self, worker: WorkerRecord, reason: str, now: float) -> None:
@@ -461,6 +466,10 @@ class WorkerPool:
         return worker
 
     # ------------------------------------------------------------ views
+
+    def broken_environments(self) -> dict[Kind, str]:
+        """Environments under which no process could start, and why."""
+        return {kind: why for kind in self._broken if (why := self._why_broken(kind))}
 
     def of_job(self, job: int) -> list[WorkerRecord]:
         return [worker for worker in self.workers.values() if worker.kind and worker.kind.job == job]

@@ -34,13 +34,14 @@ class NodeClient:
     def _send(self, message: Any) -> None:
         self.mesh.send(self.handle.node, message.CODE, message)
 
-    def ask(self, what: str, **args: Any) -> dict[str, Any]:
+    def ask(self, what: str, timeout_s: float = QUERY_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         """The node's answer to a NodeQuery; RuntimeError when it does not come."""
-        self._send(NodeQuery(1, what, args))
-        found = self._await(lambda _, message: type(message) is NodeAnswer, QUERY_TIMEOUT_S)
+        number = next(self._numbers)
+        self._send(NodeQuery(number, what, args))
+        found = self._await(lambda _, message: type(message) is NodeAnswer and message.request == number, timeout_s)
         if found is None:
             where = self.handle.session_dir
-            raise RuntimeError(f"the node in {where} did not answer within {QUERY_TIMEOUT_S:g} s")
+            raise RuntimeError(f"the node in {where} did not answer within {timeout_s:g} s")
         if "error" in found.answer:
             raise RuntimeError(found.answer["error"])
         return found.answer

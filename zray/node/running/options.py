@@ -251,10 +251,15 @@ def visible_gpus(named: list[int | str] | None) -> list[int | str]:
     return list(range(count))
 
 
-def node_row(node_id: bytes, endpoint: str, pid: int, labels: dict[str, str], address: str = "") -> dict[str, Any]:
+def node_row(node_id: bytes, endpoint: str, pid: int, labels: dict[str, str], address: str = "", started_ms: int = 0
+             ) -> dict[str, Any]:
     """The node as ``zray.nodes()`` shows it (resources are added when asked); by default at the machine's address."""
     host = socket.gethostname()
     return {"NodeID": node_id.hex(), "Alive": True, "NodeManagerAddress": address or machine_address(),
             "NodeManagerHostname": host,
             "NodeManagerPort": 0, "RayletSocketName": endpoint, "ObjectStoreSocketName": endpoint, "NodeName": host,
-            "MetricsExportPort": 0, "alive": True, "Labels": {"ray.io/node-id": node_id.hex(), **labels}, "pid": pid}
+            "MetricsExportPort": 0, "alive": True,
+            "StartTimeMs": started_ms, "IsHead": False,
+            "DeathReason": 0, "DeathReasonMessage": "", "ObjectManagerPort": 0, "RuntimeEnvAgentPort": 0,
+            "DashboardAgentListenPort": -1, "MetricsAgentPort": -1,
+            "Labels": {"ray.io/node-id": node_id.hex(), **labels}, "pid": pid}

@@ -19,7 +19,7 @@ from zray.util.collective.types import ReduceOp
 
 __all__ = ["CollectiveGroup"]
 
-SENT_INLINE_BYTES_MAX = 32 << 10
+SHIPPED_BYTES_MAX = 32 << 10
 # An answer of the hub may come so much later than its own time-out, in seconds.
 HUB_LATE_S = 30.0
 
@@ -59,7 +59,7 @@ class CollectiveGroup:
 
     def allreduce(self, array: np.ndarray, op: ReduceOp) -> None:
         what = f"allreduce({_about(array)}, {op.name})"
-        if array.nbytes <= SENT_INLINE_BYTES_MAX or self.world_size == 1:
+        if array.nbytes <= SHIPPED_BYTES_MAX or self.world_size == 1:
             parts = self._meet(what, (None, _packed(array)))
             np.copyto(array, self._combined(parts, array, op))
             return
@@ -148,7 +148,7 @@ def _about(array: np.ndarray) -> str:
 def _packed(array: np.ndarray) -> Any:
     """An array as a part: itself if it is small, else a reference to a copy."""
     array = np.ascontiguousarray(array)
-    return array if array.nbytes <= SENT_INLINE_BYTES_MAX else [put(array)]
+    return array if array.nbytes <= SHIPPED_BYTES_MAX else [put(array)]
 
 
 def _unpacked(part: Any) -> np.ndarray:

@@ -81,11 +81,16 @@ class ActorInit(Message):
 
 @message(87)
 class ActorUp(Message):
-    """Worker -> node: the constructor returned (error '') or raised (error is the pickled RayTaskError)."""
+    """Worker -> node: the constructor returned (error '') or raised (error is the pickled RayTaskError).
+
+    ``message`` is the text of that error.  ``repr_name``: what the ``__repr__`` of the user's class gives, '' without.
+    """
 
     actor: bytes
     life: int
     error: bytes
+    message: str = ""
+    repr_name: str = ""
 
 
 @message(88)

@@ -91,14 +91,19 @@ class Goodbye(Message):
 
 @message(170)
 class EventReport(Message):
-    """Core process -> node: task events for timeline and state queries, dropped under load with a count.
+    """Worker -> node: task events for timeline and state queries, dropped under load with a count.
 
+    ``events``: see zray.node.jobs.task_events.
     ``queued``: [[name, count], ...] of the calls that wait in an actor; None when they have not changed.
+    ``leases``: {lease: what it was granted} for the leases that events name.
+    ``parents``: [[prefix, task], ...]: the ids that ``task`` has made begin with that prefix.
     """
 
     events: list
     dropped: int
     queued: list | None = None
+    leases: dict = {}
+    parents: list = []
 
 
 @message(171)
@@ -106,3 +111,40 @@ class JobOver(Message):
     """Node -> worker: report the task events that you have, also if there are none; then you are ended."""
 
     job: int
+
+
+@message(172)
+class ProcessQuery(Message):
+    """Node -> core process: ask for rows of what it owns or runs.  what: tasks | objects | actors."""
+
+    request: int
+    what: str
+    limit: int
+
+
+@message(173)
+class ProcessAnswer(Message):
+    """``rows``: at most ``limit`` maps; ``total`` counts all of them."""
+
+    request: int
+    rows: list
+    total: int
+
+
+@message(174)
+class TaskFailures(Message):
+    """Owner -> node: attempts that failed, by the decision of their owner: [[attempt's row], ...], and those left out.
+
+    A row has the fields of an event, see zray.node.jobs.task_events.
+    """
+
+    rows: list
+    dropped: int
+
+
+@message(175)
+class MetricsReport(Message):
+    """Core process -> node: changes of its metrics, see zray.metrics.recorder; and how many records were left out."""
+
+    rows: list
+    dropped: int

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray.base import errors
+from zray.base.error_types import text_of
 from zray.base.errors import AsyncioActorExit
 from zray.base.plain_text import representation
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE
 from zray.values import serialization
-from zray.wire.messages import ActorInit
+from zray.wire.messages import FAILED, ActorInit
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import ActorLife, CallGroup, sizes_of
 from zray.worker.execution import Execution
@@ -31,6 +32,9 @@ from zray.worker.run.cancel import NoInterrupts
 
 if TYPE_CHECKING:
     from zray.worker.actors.coroutines import Coroutines
+
+
+REPR_CHARS_MAX = 200  # of an actor's repr that listings show
 
 
 class ActorHost:
@@ -62,7 +66,8 @@ class ActorHost:
         name = f"{self.life.class_name}.__init__"
         context = rt.context
         context.task, context.attempt, context.task_name = task[TASK_ID], task[TASK_ATTEMPT], name
-        error = b""
+        error, message = b"", ""
+        started_ns = time.perf_counter_ns()
         try:
             cls, found = executor.functions.load(key)
             self.cls = cls
@@ -76,9 +81,22 @@ class ActorHost:
             return False
         except BaseException as raised:
             error = self._constructor_error(raised, name)
+            message = text_of(error) or str(raised)
+        executor.events.add(task, name, started_ns, [FAILED, "task_error", error] if error else True)
+        repr_name = "" if error else self._repr_name()
         with executor.loop.lock:
-            executor.machine.actor_up(error)
+            executor.machine.actor_up(error, message, repr_name)
+            executor.events.arm(1)
         return not error
+
+    def _repr_name(self) -> str:
+        """What the user's ``__repr__`` gives; '' for a class without one, and for one that raises."""
+        if type(self.instance).__repr__ is object.__repr__:
+            return ""
+        try:
+            return str(repr(self.instance))[:REPR_CHARS_MAX]
+        except Exception:
+            return ""
 
     def _constructor_error(self, raised: BaseException, name: str) -> bytes:
         place = self.executor.where()._replace(instance=_half_built(raised, self.cls))
@@ -275,7 +293,7 @@ class ThreadGroup:
         before = time.perf_counter_ns()
         result = executor.run_one(task, lease, none)
         took = time.perf_counter_ns() - before
-        executor.events.add(task, executor.rt.context.task_name, before, result)
+        executor.events.add(task, executor.rt.context.task_name, before, result, lease=lease.number)
         with executor.loop.lock:
             following = machine.end_call(self.group, entry, result)
             if following is None:

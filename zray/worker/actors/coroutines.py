@@ -118,7 +118,7 @@ class Coroutines:
         result = None
         try:
             result = await self._result(lease, task)
-            self.executor.events.add(task, self._name(task), started, result)
+            self.executor.events.add(task, self._name(task), started, result, lease=lease.number)
         finally:
             self.running.pop(call, None)
             self._end(group, entry, result)

@@ -193,7 +193,8 @@ class _Run:
             value = self._one_by_one(results, failures, first)
         self.runner.send(self.progress.lease, self.progress.done(first, count, value, failures, spent_ns))
         ok = len(failures) < count
-        executor.events.add([task, self.chunk.attempt], self.name, time.perf_counter_ns() - spent_ns, ok, count)
+        executor.events.add([task, self.chunk.attempt], self.name, time.perf_counter_ns() - spent_ns, ok, count,
+                            self.progress.lease.number)
 
     def _one_by_one(self, results: list[Any], failures: list[list[Any]], first: int) -> Any:
         """Some result cannot be pickled: fail its item, not the chunk."""

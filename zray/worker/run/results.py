@@ -26,10 +26,15 @@ def cancelled(task: list[Any], name: str, reason: str = "", *, waited: bool = Fa
     return [FAILED, "cancelled", detail]
 
 
-def succeeded(result: Any) -> bool:
-    if type(result) is not list:
-        return True
-    return result[0] != FAILED and not (result[0] == 0 and "failure" in result[2])
+def failure_in(result: Any) -> list[Any] | None:
+    """The failure that a result is, or that it has beside further fields."""
+    if type(result) is not list or not result:
+        return None
+    if result[0] == 0:
+        if "failure" in result[2]:
+            return result[2]["failure"]  # type: ignore[no-any-return]
+        result = result[1][0] if result[1] else None
+    return result if type(result) is list and result and result[0] == FAILED else None
 
 
 def task_name(task: list[Any], name: str) -> str:

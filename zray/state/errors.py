@@ -1,0 +1,19 @@
+"""Errors of the state API, with Ray's names."""
+
+from __future__ import annotations
+
+
+class RayStateApiException(Exception):
+    """The state cannot be had, or only a part of it."""
+
+
+class ServerUnavailable(RayStateApiException):
+    """No node of this user answers."""
+
+
+class DataSourceUnavailable(RayStateApiException):
+    """Ray's error when a process does not answer; zray raises RayStateApiException itself."""
+
+
+class UnknownColumn(RayStateApiException, ValueError):
+    """A filter names a column that these rows do not have."""

@@ -1,0 +1,4 @@
+"""The state API, at Ray's path: see zray.state.api."""
+
+from zray.state.api import *  # noqa: F403
+from zray.state.api import __all__ as __all__

@@ -376,7 +376,7 @@ class LocalIterator(_Transformable):
         everyone = (self, *others)
         weights = [1] * len(everyone) if round_robin_weights is None else list(round_robin_weights)
         if len(weights) != len(everyone):
-            raise ValueError(f"union of {len(everyone)} iterators takes as many round_robin_weights, not {len(weights)}")
+            raise ValueError(f"union of {len(everyone)} iterators takes as many weights, not {len(weights)}")
         counts = [None if weight == "*" else max(1, int(weight)) for weight in weights]
 
         def items() -> Iterator[Any]:

@@ -168,7 +168,7 @@ def test_the_runtime_context_of_a_task(cluster):
 
     about, name, resources, gpus, cancelled, labels, task_id, actor_id = ray.get(who.remote())
     mine = ray.get_runtime_context()
-    assert about["job_id"] == mine.get_job_id() and about["node_id"] == mine.get_node_id()
-    assert about["task_id"] == task_id and actor_id is None and not cancelled and isinstance(labels, dict)
+    assert about["job_id"].hex() == mine.get_job_id() and about["node_id"].hex() == mine.get_node_id()
+    assert about["task_id"].hex() == task_id and actor_id is None and not cancelled and isinstance(labels, dict)
     assert name == "who" and resources == {"CPU": 2} and set(map(tuple, gpus.values())) == {()} and "GPU" in gpus
-    assert mine.get_task_id() is None and mine.actor_id is None and mine.get_temp_dir()
+    assert mine.get_task_id() is None and mine.get_actor_id() is None and mine.get_temp_dir()

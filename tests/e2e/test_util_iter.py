@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.e2e.target import TARGET, ray
+from tests.e2e.target import IS_ZRAY, TARGET, ray
 
 shards = importlib.import_module(f"{TARGET}.util.iter")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -75,3 +75,15 @@ def test_actors_of_a_program_are_shards(cluster):
 
     found = shards.from_actors([Letters.remote("ab"), Letters.remote("c")])
     assert sorted(found.gather_sync()) == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(not IS_ZRAY, reason="makes the iterators itself")
+def test_a_union_takes_as_many_items_of_each_iterator_as_its_weights_say():
+    def of(*items):
+        return shards.LocalIterator(lambda: list(items))
+
+    assert list(of(1, 2, 3).union(of(7, 8), deterministic=True)) == [1, 7, 2, 8, 3]
+    assert list(of(1, 2, 3).union(of(7, 8, 9), round_robin_weights=[2, 1])) == [1, 2, 7, 3, 8, 9]
+    assert list(of(1, 2).union(of(7, 8, 9), of(5), round_robin_weights=[1, "*", 1])) == [1, 7, 8, 9, 5, 2]
+    with pytest.raises(ValueError, match="union of 2 iterators takes as many weights, not 1"):
+        of(1).union(of(2), round_robin_weights=[1])

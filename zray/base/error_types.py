@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from zray.base.argument_errors import ARGUMENT, text_of as text_of_argument
@@ -74,14 +75,21 @@ def _argument_message(detail: dict[str, Any]) -> str:
     from zray.base.errors import from_failure
 
     _, kind, inner = detail["failure"]
-    pid, ip, name = detail.get("pid", 0), "127.0.0.1", "RayTaskError"
-    if isinstance(inner, bytes):
-        record = TaskErrorRecord.from_bytes(inner)
-        pid, ip = pid or record.pid, record.ip
-    elif kind != ARGUMENT:
-        name = type(from_failure(kind, {})).__name__
-    where = header(detail["name"], pid, ip, detail.get("actor", b"").hex())
-    return text_of_argument(where, _message(kind, inner), name, detail.get("skipped", 0))
+    shown = "RayTaskError" if isinstance(inner, bytes) or kind == ARGUMENT else type(from_failure(kind, {})).__name__
+    pid, ip = _place(ARGUMENT, detail)
+    where = header(detail["name"], pid or os.getpid(), ip, detail.get("actor", b"").hex())
+    return text_of_argument(where, _message(kind, inner), shown, detail.get("skipped", 0))
+
+
+def _place(kind: str, detail: Any) -> tuple[int, str]:
+    """``(pid, address)`` of the process that the text of a failure names."""
+    if isinstance(detail, bytes):
+        record = TaskErrorRecord.from_bytes(detail)
+        return record.pid, record.ip
+    if kind != ARGUMENT:
+        return detail.get("pid") or 0, "127.0.0.1"
+    pid, ip = _place(*detail["failure"][1:])
+    return detail.get("pid") or pid, ip
 
 
 def text_of(detail: Any) -> str:

@@ -109,7 +109,7 @@ def test_tables_of_the_session(cluster):
     actor = ray.remote(Counts).remote()
     ray.get(actor.add.remote())
     tables = state.state
-    job = context.job_id
+    job = ray.JobID.from_hex(context.get_job_id())
     assert set(state.actors(job_id=job, actor_state_name="ALIVE")) <= set(state.actors())
     assert state.actors(job_id=type(job).from_int(job.int() + 1)) == {} and state.actors(actor_state_name="NEVER") == {}
     assert tables.workers() and tables.get_system_config()["workers_max"] > 0

@@ -91,7 +91,7 @@ def test_a_tree_reduction_outlives_the_node_that_holds_its_objects(grow):
     nodes = grow({"num_cpus": 1}, *[{"num_cpus": 2, "resources": {"w": 2}}] * 2).worker_nodes
     level = leaves = [leaf.remote(i, 25_000) for i in range(16)]  # 200 kB each
     halves = [add.remote(a, b) for a, b in zip(leaves[::2], leaves[1::2], strict=True)]
-    ray.wait(leaves, num_returns=len(leaves), timeout=60)
+    ray.wait(leaves, num_returns=len(leaves), timeout=60, fetch_local=False)
     places = Counter(ref._record.value[5].hex() for ref in leaves)
     holder = places.most_common(1)[0][0]
     next(node for node in nodes if node.node_id.startswith(holder)).kill()

@@ -30,6 +30,7 @@ from zray.store.transfer.machine import TransferMachine
 from zray.wire.messages import (
     STORED,
     Chunk,
+    StoreCollect,
     StoreFree,
     StoreGrant,
     StorePull,
@@ -151,7 +152,7 @@ class StoreNode:
                 return
             read.outcome = bytes(self.memory[offset + HEADER_BYTES : offset + HEADER_BYTES + nbytes])
         else:
-            assert type(message) in (StoreRecall, StoreReclaimed, StoreRefused, StorePulling), message
+            assert type(message) in (StoreRecall, StoreReclaimed, StoreRefused, StorePulling, StoreCollect), message
             self.heard.append(message)
 
     def _again(self, read: Read) -> None:

@@ -3,13 +3,13 @@ bundles; nodes die.  One thread, one seed."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 from tests.oracles.packing_brute import placings
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.ids import group_id
+from zray.base.ports import changed
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts, no_logs
 from zray.sched.node.bundles import BundleState
@@ -83,7 +83,7 @@ class GroupClusterNode:
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
                 free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs))
         groups = self.machine.groups
-        groups.ports = replace(groups.ports, cluster_view=self.view, node_id=bytes.hex)
+        groups.ports = changed(groups.ports, cluster_view=self.view, node_id=bytes.hex)
         self._tick_at: float | None = None
         self.net.register(self.me, self.on_message)
         self.machine.start(0.0)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.fakes.node_machine import NODE, MachineNode
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, row
+from zray.base.ports import changed
 from zray.gcs.configuration.control import FENCED
 from zray.node.daemon_machine import DaemonMachine, DaemonPorts, MemberShell, StopRequest
 from zray.node.effects import (
@@ -85,10 +86,6 @@ class Shell:
 
     def refused(self):
         return self.machine.counts["refused"]
-
-
-def changed(ports, **ones):
-    return DaemonPorts(**{**vars(ports), **ones})
 
 
 @pytest.fixture
@@ -236,7 +233,7 @@ def test_a_member_leaves_first_and_ends_at_once_when_the_same_one_asks_again(she
     shell.core.stop(StopRequest.SESSION_CLOSED)
     shell.core.stop(StopRequest.SIGNAL)  # whoever closes the session also sends one
     assert not shell.core.stopping and shell.core.leaving is not None
-    assert [(peer, type(said)) for peer, said in shell.sent] == [(PEER, m.NodeLeave)]
+    assert [(peer, type(said)) for peer, said in shell.sent] == [(PEER, m.NodeRows), (PEER, m.NodeLeave)]
     shell.core.stop(StopRequest.SESSION_CLOSED)
     assert shell.core.stopping == "the driver closed the session"
 

@@ -131,6 +131,15 @@ def test_only_nodes_of_the_cluster_get_its_rows(joined):
     assert len(answer.rows) == 2
 
 
+def test_a_node_that_leaves_says_whom_it_knows_so_that_a_late_one_is_not_left_alone(joined):
+    joined.cluster.joined(THIRD, row(THIRD))
+    joined.member.announce_leave("done")
+    sent = joined.take()
+    assert [(peer, type(said)) for peer, said in sent] == [
+        (node, kind) for node in sorted((PEER, THIRD)) for kind in (m.NodeRows, m.NodeLeave)]
+    assert {found["node_id"][:8] for found in sent[0][1].rows} == {NODE, PEER, THIRD} and not sent[0][1].asks
+
+
 def test_the_control_store_hears_of_links_and_proofs(joined):
     joined.member.closed(PEER)
     joined.member.closed(FOURTH)

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from zray.base.ports import Ports
+from zray.base.ports import Ports, changed
 
 
 class Doors(Ports):
@@ -42,6 +42,9 @@ def test_a_record_that_is_not_complete_is_not_made(values, named, words):
 
 def test_ports_are_never_changed():
     doors = Doors(1, 2)
+    assert vars(changed(doors, back=3)) == {"front": 1, "back": 3}
+    with pytest.raises(TypeError, match="unknown"):
+        changed(doors, side=3)
     with pytest.raises(AttributeError, match=r"Doors.front cannot be changed"):
         doors.front = 2
     with pytest.raises(AttributeError, match=r"Doors.front cannot be changed"):

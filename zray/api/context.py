@@ -197,7 +197,7 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
     config = job_config(options)
     try:
         runtime = for_driver(session_dir=node.session_dir, node=node.node, node_endpoint=node.endpoint, config=config,
-                             overrides={})
+                             overrides=node.session.settings)
         _take_on(runtime, options.get("runtime_env"))
     except BaseException:
         if own:

@@ -6,7 +6,7 @@ methods at import, which costs a millisecond a class, and the start of a node wa
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NoReturn, dataclass_transform
+from typing import Any, ClassVar, NoReturn, TypeVar, dataclass_transform
 
 
 @dataclass_transform(frozen_default=True)
@@ -37,3 +37,11 @@ class Ports:
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"{type(self).__name__}.{name} cannot be changed: a part keeps the ports it was made with")
+
+
+P = TypeVar("P", bound=Ports)
+
+
+def changed(ports: P, **others: Any) -> P:
+    """The same record with other values for some of its ports."""
+    return type(ports)(**{**vars(ports), **others})

@@ -3,7 +3,8 @@
     NodeJoin            of a newcomer: the control store decides; the answer has the other nodes and the store's place
     the nodes table     alive: it may dial us, and is linked; dead or left: all its processes end here too
     NodeLeave           that node leaves: nothing is placed there any more
-    NodeRows            nodes that have a part in the control store, and are not in this node's copy of the table yet
+    NodeRows            nodes that have a part in the control store, and are not in this node's copy of the table yet;
+                        a node that leaves sends the rows that it knows
     a link is refused   its process has ended: tell the control store; a node does not list our key: this node has
                         ended
 
@@ -136,7 +137,10 @@ class Member:
     # ------------------------------------------------------------ ends
 
     def announce_leave(self, reason: str) -> None:
+        """Tell the other nodes, and whom this one knows: a node that is late may know nobody else who stays."""
+        rows = self._rows()
         for node in sorted(self._cluster.peers):
+            self._ports.send(node, m.NodeRows(False, rows))
             self._ports.send(node, m.NodeLeave(reason))
 
     def _node_leave(self, peer: bytes, message: m.NodeLeave) -> None:

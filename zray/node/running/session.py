@@ -168,6 +168,7 @@ class NodeSession:
     head: bool = False
     name: str = ""
     address: str = ""  # host:port of the node's TCP endpoint
+    settings: dict[str, Any] = field(default_factory=dict)  # that it was started with, or its cluster
 
     def alive(self) -> bool:
         """Whether exactly that process runs: (pid, start time) names it."""

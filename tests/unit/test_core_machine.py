@@ -131,6 +131,8 @@ def test_answers_go_to_who_asked_and_end_with_the_node(machine, ports):
     machine.closed(NODE, 1.0)
     assert answers[1:] == [None] and not machine.is_asking
     assert second != first
+    machine.ask(answers.append)
+    assert answers[1:] == [None, None] and not machine.is_asking, "a question after the end does not wait either"
     assert machine.submitter.lost[1:] == ["raylet_died", {
         "node": NODE.hex(), "log_file": "/tmp/s/logs/node.log", "reason": "its process ended"}]
 

@@ -264,9 +264,12 @@ class CoreMachine:
     # ------------------------------------------------------------ questions and answers
 
     def ask(self, then: Callable[[Any], None]) -> int:
-        """A number for a request; calls ``then(answer)``, or ``then(None)`` when our node is lost before that."""
+        """A number for a request; calls ``then(answer)``, or ``then(None)`` when our node is lost, before or after."""
         self._request_count = number = self._request_count + 1
-        self._requests[number] = then
+        if self.submitter.lost is not None:
+            then(None)
+        else:
+            self._requests[number] = then
         return number
 
     def forget_request(self, number: int) -> None:

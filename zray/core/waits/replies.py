@@ -90,7 +90,7 @@ class Questions:
     def ask_control_store(self, what: str, call: Callable[[Callable[[Any], None]], Any]) -> Any:
         """The value of a request to the control store; ``call(then)`` starts it.
 
-        RaySystemError, with ``what`` in its text, when it fails.
+        RaySystemError, with ``what`` in its text, when it fails; LocalRayletDiedError when our node is lost.
         """
         reply = Reply()
 
@@ -98,10 +98,18 @@ class Questions:
             reply.message = answer
             self._loop.notify(reply)
 
+        machine = self._machine
         with self._loop.lock:
+            lost = machine.ask(lambda _: self._loop.notify(reply))  # no answer: only the loss of the node ends it
             call(arrived)
-        self._loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
+        try:
+            self._loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
+        finally:
+            with self._loop.lock:
+                machine.forget_request(lost)
         answer = reply.message
+        if answer is None and machine.submitter.lost is not None:
+            raise self._lost_error()
         if answer is None or answer.error:
             why = (self.store_trouble() or "did not answer") if answer is None else answer.error
             raise errors.RaySystemError(f"{what}: the control store {why}")

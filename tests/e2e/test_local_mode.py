@@ -258,7 +258,7 @@ def test_errors_and_names_read_the_same():
 
     plain = Plain.remote()
     assert ray.get(plain.names.remote()) == ("Plain.names", f"{__name__}.Plain.names")
-    place, of_actor = r"\(pid=\d+, ip=127.0.0.1", r", actor_id=[0-9a-f]{32}"
+    place, of_actor = r"\(pid=\d+, ip=[0-9.]+", r", actor_id=[0-9a-f]{32}"
     note = "\n  At least one of the input arguments for this task could not be computed:"
     died = "The actor died because of an error raised in its creation task, "
     for ref, kind, text in [

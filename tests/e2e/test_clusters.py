@@ -76,7 +76,7 @@ speaker = Speaker.remote()
 ray.get([speaker.speak.remote(), last_words.remote()])
 """)
     listed = [row["name"] for row in json.loads(zray("list", "tasks", "--format", "json"))]
-    assert sorted(listed) == ["Speaker.speak", "last_words", "last_words"]
+    assert sorted(listed) == ["Speaker.__init__", "Speaker.speak", "last_words", "last_words"]
 
 
 def test_two_drivers_at_once_have_jobs_and_workers_of_their_own(started, tmp_path):

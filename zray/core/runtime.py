@@ -287,9 +287,9 @@ class Runtime:
     def attach_executor(self, executor: Any) -> None:
         """This process is a worker: it runs tasks that other processes push."""
         self.executor = self.waits.executor = executor
-        self.machine.attach_executor(Work(
-            executor.queue.forget_owners, executor.place_of, executor.inline.cancel, executor.rows),
-                                     executor.machine.handlers)
+        self.machine.attach_executor(
+            Work(executor.queue.forget_owners, executor.place_of, executor.inline.cancel, executor.rows),
+            executor.machine.handlers)
 
     def report_metrics_after(self, seconds: float) -> None:
         """Send the node the metrics of this process after some time."""

@@ -143,8 +143,8 @@ class RuntimeContext:
         return self._runtime.kind
 
     @property
-    def task_id(self) -> TaskID | None:
-        """Deprecated, as in Ray: use ``get_task_id()``."""
+    def task_id(self) -> TaskID:
+        """Deprecated, as in Ray: use ``get_task_id()``.  In the driver the id of its own task."""
         _deprecated("get_task_id")
         task = self.get_task_id()
         return TaskID.from_hex(task) if task else TaskID(DRIVER_TASK + JobID.from_int(self._runtime.job).binary())

@@ -85,5 +85,5 @@ def test_a_union_takes_as_many_items_of_each_iterator_as_its_weights_say():
     assert list(of(1, 2, 3).union(of(7, 8), deterministic=True)) == [1, 7, 2, 8, 3]
     assert list(of(1, 2, 3).union(of(7, 8, 9), round_robin_weights=[2, 1])) == [1, 2, 7, 3, 8, 9]
     assert list(of(1, 2).union(of(7, 8, 9), of(5), round_robin_weights=[1, "*", 1])) == [1, 7, 8, 9, 5, 2]
-    with pytest.raises(ValueError, match="union of 2 iterators takes as many weights, not 1"):
+    with pytest.raises(ValueError, match="union of 2 iterators takes as many round_robin_weights, not 1"):
         of(1).union(of(2), round_robin_weights=[1])

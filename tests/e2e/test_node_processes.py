@@ -77,10 +77,15 @@ def test_a_node_starts_its_workers_and_leaves_nothing_behind(node):
 
 
 def test_a_killed_worker_takes_nobody_with_it(node):
+    def sockets():
+        return {name for name in os.listdir(node.session_dir) if name.startswith("w-")}
+
     killed, other = until(lambda: len(found := workers_of(node.pid)) == 2 and found)
+    before = until(lambda: len(found := sockets()) == 2 and found)
     os.kill(killed, signal.SIGKILL)
     until(lambda: ended(killed))
     assert not ended(other) and not ended(node.pid)
+    until(lambda: len(before - sockets()) == 1, "the socket of the killed worker is gone")
 
 
 def test_a_killed_daemon_takes_its_workers_with_it(tmp_sessions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import pickle
 import re
 
@@ -97,6 +98,16 @@ def test_an_exception_that_plain_pickle_cannot_load_keeps_its_type():
         pickle.loads(pickle.dumps(TwoArguments(1, "x")))
     error = through_a_task(TwoArguments(1, "x"))
     assert isinstance(error, TwoArguments) and error.code == 1 and error.cause.args == ("1: x",)
+
+
+@pytest.mark.parametrize("outer", [
+    errors.ActorDiedError("died"), errors.ActorAlreadyExistsError("taken"), errors.RayTaskError("f", "text")])
+def test_an_error_travels_with_a_cause_that_plain_pickle_cannot_load(outer):
+    outer.cause = TwoArguments(1, "x")
+    outer.cause.deeper = ValueError("y")
+    for again in (pickle.loads(pickle.dumps(outer)), copy.deepcopy(outer), copy.copy(outer)):
+        assert type(again.cause) is TwoArguments and again.cause.code == 1 and again.cause.args == ("1: x",)
+        assert isinstance(again.cause.deeper, ValueError) and str(again) == str(outer)
 
 
 def test_exception_groups_and_notes_pass_through():

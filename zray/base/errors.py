@@ -15,7 +15,7 @@ from typing import Any
 
 from zray.base.argument_errors import ARGUMENT, text_of
 from zray.base.exception_members import exception_members
-from zray.base.rebuilding import RayError, fill_exception, rebuild_exception
+from zray.base.rebuilding import RayError, fill_exception, rebuild_exception, travelling
 from zray.base.task_errors import RayTaskError, TaskErrorRecord, _rebuild_task_error, header, load_error
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
@@ -214,7 +214,7 @@ class ActorAlreadyExistsError(ValueError, RayError):
     """The name is taken by a living actor."""
 
     def __reduce__(self):
-        return rebuild_exception, (type(self), self.args, self.__dict__ or None)
+        return rebuild_exception, (type(self), self.args, travelling(self.__dict__))
 
 
 def name_is_taken(name: str, namespace: str) -> ActorAlreadyExistsError:

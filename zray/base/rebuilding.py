@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.base.exception_members import set_member
+from zray.base.exception_members import exception_members, set_member
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -25,7 +25,7 @@ def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None 
     for name, value in (members or {}).items():
         set_member(error, name, value)
     if state:
-        error.__dict__.update(state)
+        error.__dict__.update({name: arrived(value) for name, value in state.items()})
     return error
 
 
@@ -34,9 +34,31 @@ def fill_exception(error: BaseException, state: dict) -> None:
     error.__dict__.update(state)
 
 
+class _Travelling:
+    """Stands for an exception in a pickle: loaded, it is the exception, made without its ``__init__``."""
+
+    def __init__(self, error: BaseException):
+        self.error = error
+
+    def __reduce__(self):
+        error = self.error
+        return rebuild_exception, (type(error), error.args, travelling(error.__dict__), exception_members(error))
+
+
+def arrived(value: Any) -> Any:
+    """What stands behind it; a shallow copy has it as it was sent."""
+    return value.error if type(value) is _Travelling else value
+
+
+def travelling(state: dict[str, Any]) -> dict[str, Any] | None:
+    """The attributes of an exception for its pickle: a cause may have a constructor that a pickle cannot call."""
+    return {name: _Travelling(value) if isinstance(value, BaseException) and not isinstance(value, RayError) else value
+            for name, value in state.items()} or None
+
+
 class RayError(Exception):
     """Root of all errors of zray itself."""
 
     def __reduce__(self):
-        return rebuild_exception, (type(self), self.args, self.__dict__ or None)
+        return rebuild_exception, (type(self), self.args, travelling(self.__dict__))
 

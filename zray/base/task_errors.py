@@ -11,7 +11,7 @@ import pickle
 from typing import Any, NamedTuple
 
 from zray.base.exception_members import copy_members
-from zray.base.rebuilding import RayError
+from zray.base.rebuilding import RayError, arrived, travelling
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -83,7 +83,7 @@ class RayTaskError(RayError):
         return _dual(self)
 
     def __str__(self) -> str:
-        return self.traceback_str
+        return str(self.traceback_str)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.function_name!r}, {_last_line(self.traceback_str)!r})"
@@ -93,8 +93,9 @@ class RayTaskError(RayError):
             return load_error, (self._record,)
         if self._rebuilt is not None:
             return self._rebuilt
-        return _rebuild_task_error, (self.function_name, self.traceback_str, self.cause, self.proctitle, self.pid,
-                                     self.ip, self.actor_repr, self._actor_id)
+        cause = (travelling({"cause": self.cause}) or {})["cause"]
+        return _rebuild_task_error, (self.function_name, self.traceback_str, cause, self.proctitle, self.pid, self.ip,
+                                     self.actor_repr, self._actor_id)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -106,7 +107,7 @@ class RayTaskError(RayError):
 
 
 def _rebuild_task_error(*args: Any) -> RayTaskError:
-    return RayTaskError(*args).as_instanceof_cause()
+    return RayTaskError(*map(arrived, args)).as_instanceof_cause()
 
 
 _dual_types: dict[type, type[RayTaskError] | None] = {}

@@ -79,7 +79,7 @@ def stack(pid: int | None, address: str) -> None:
                          if name.endswith(".sock") and name[:2] in ("d-", "w-"))
         pids = {row["worker_id"][:16]: row["pid"] for row in node.ask("workers")["workers"]}
         pids |= {row["driver"]: row["driver_pid"] for row in node.ask("jobs")["jobs"] if row["status"] == "RUNNING"}
-        sockets = [name for name in sockets if pid is None or pids.get(name[2:18]) == pid]
+        sockets = [name for name in sockets if (name[2:18] in pids if pid is None else pids.get(name[2:18]) == pid)]
         if pid is not None and not sockets:
             known = ", ".join(map(str, sorted(filter(None, pids.values())))) or "none"
             raise click.ClickException(f"no driver or worker of this node has pid {pid}; these run: {known}")

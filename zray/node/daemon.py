@@ -12,6 +12,7 @@ orderly end).  Its workers have PDEATHSIG, so they end with it, however it ends.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -436,6 +437,9 @@ class Daemon:
         self._kill_once_started.discard(incarnation)
         self.store.close_slot(incarnation)
         self.mesh.forget(incarnation)
+        for kind in "dw":  # the endpoint of a driver or worker is a file, which it may have had no time to remove
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self.session_dir, f"{kind}-{incarnation.hex()}.sock"))
 
     def _last_output(self, effect: EndJob) -> None:
         self.lines.assign()

@@ -91,6 +91,19 @@ def test_a_metric_that_contradicts_its_first_declaration_is_left_out():
     assert samples(exposition.text_of(table.rows({}))) == {("m_total", frozenset()): 1.0}
 
 
+def test_a_histogram_with_other_boundaries_is_left_out_and_the_first_stays_right():
+    table, recorder = MetricTable(10), Recorder()
+    recorder.add(HISTOGRAM, "h", "", (), (), 0.5, (1.0,))
+    for value in (1.5, 2.5, 4.5):
+        recorder.add(HISTOGRAM, "h", "", (), (), value, (1.0, 2.0, 3.0, 4.0, 5.0))
+    recorder.add(HISTOGRAM, "h", "", (), (), 7.0, (1.0,))
+    assert table.report("w", *recorder.take()) and table.dropped == 1
+    found = samples(exposition.text_of(table.rows({})))
+    assert found == {("h_bucket", frozenset([("le", "1")])): 1, ("h_bucket", frozenset([("le", "+Inf")])): 2,
+                     ("h_sum", frozenset()): 7.5, ("h_count", frozenset()): 2}
+    table.check()
+
+
 @pytest.mark.parametrize("row", [
     None, [], [COUNTER, "c", "", [], [], "1", []], ["other", "c", "", [], [], 1, []],
     [COUNTER, "c", "", ["k"], [], 1, []], [COUNTER, "c", "", [1], ["v"], 1, []], [COUNTER, "c", "", [], [], [1], []],

@@ -22,13 +22,13 @@ class Recorder:
     def __init__(self, series_max: int = SERIES_MAX):
         self._series_max = series_max
         self._lock = threading.Lock()
-        self._rows: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], list[Any]] = {}
+        self._rows: dict[tuple[Any, ...], list[Any]] = {}
         self.dropped = 0  # records of series that found no room
 
     def add(self, kind: str, name: str, description: str, keys: tuple[str, ...], values: tuple[str, ...],
             value: float, boundaries: tuple[float, ...] = ()) -> None:
         """Record a value."""
-        series = kind, name, keys, values
+        series = kind, name, keys, values, boundaries  # its node leaves out what contradicts the first declaration
         with self._lock:
             row = self._rows.get(series)
             if row is None:

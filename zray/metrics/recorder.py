@@ -16,6 +16,11 @@ COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 SERIES_MAX = 10_000
 
 
+def _sendable(text: str) -> str:
+    """The text with escapes in place of lone surrogates: a message, and Prometheus' text, are UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Recorder:
     """See the module's docstring."""
 
@@ -36,7 +41,8 @@ class Recorder:
                     self.dropped += 1
                     return
                 empty: Any = [0] * (len(boundaries) + 1) + [0.0] if kind == HISTOGRAM else 0.0
-                row = self._rows[series] = [kind, name, description, list(keys), list(values), empty, list(boundaries)]
+                row = self._rows[series] = [kind, name, _sendable(description), list(keys),
+                                            list(map(_sendable, values)), empty, list(boundaries)]
             if kind == COUNTER:
                 row[5] += value
             elif kind == GAUGE:

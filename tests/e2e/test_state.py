@@ -324,6 +324,18 @@ def test_a_reference_is_listed_while_a_process_holds_it(cluster, gate):
     until(lambda: not state.get_objects(name), lambda: str(state.get_objects(name)))
 
 
+@pytest.mark.zray_only
+def test_a_list_of_more_references_than_a_process_sends_says_so_and_each_is_found_by_its_id(cluster):
+    refs = [ray.put(n) for n in range(10_001)]
+    for ask in (state.list_objects, state.summarize_objects):
+        with pytest.raises(Exception, match=r"only 10000 of 100\d\d objects of the processes were sent"):
+            ask()
+    with pytest.warns(UserWarning, match="only 10000 of"):
+        assert len(state.list_objects(limit=10_000, raise_on_missing_output=False)) == 10_000
+    for ref in (refs[0], refs[-1]):
+        assert the(state.get_objects(ref.hex())).object_id == ref.hex()
+
+
 def test_summaries_count_by_name_and_state(cluster):
     ray.get([one.options(name="counted").remote() for _ in range(3)])
 

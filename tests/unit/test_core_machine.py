@@ -137,6 +137,17 @@ def test_answers_go_to_who_asked_and_end_with_the_node(machine, ports):
         "node": NODE.hex(), "log_file": "/tmp/s/logs/node.log", "reason": "its process ended"}]
 
 
+def test_rows_of_objects_are_cut_at_the_limit_and_counted_and_one_is_found_by_its_id(machine, ports):
+    oids = [bytes([n]) * ids.OBJECT_SIZE for n in range(5)]
+    for oid in oids:
+        machine.refs.owned[oid] = Entry(oid)
+    for query in (m.ProcessQuery(1, "objects", 2), m.ProcessQuery(2, "objects", 2, oids[4])):
+        deliver(machine, NODE, query)
+    cut, one = ports.to(NODE)
+    assert ([row["object_id"] for row in cut.rows], cut.total) == (oids[:2], 5)
+    assert ([row["object_id"] for row in one.rows], one.total) == (oids[4:], 1)
+
+
 def test_the_end_of_the_node_is_no_news_to_a_process_that_leaves(machine):
     machine.process.closed = True
     machine.closed(NODE, 1.0)

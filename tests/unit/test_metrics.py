@@ -15,6 +15,8 @@ from zray.metrics.recorder import COUNTER, GAUGE, HISTOGRAM, Recorder
 from zray.metrics.table import WORKER_LABEL, MetricTable
 from zray.node.running.scrape import parsed
 from zray.util import metrics
+from zray.wire.codec import decode, encode
+from zray.wire.messages import MetricsReport
 
 LINE = re.compile(r'(\w+)(?:\{(.*)\})? (\S+)', re.S)
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"', re.S)
@@ -91,6 +93,30 @@ def test_a_metric_that_contradicts_its_first_declaration_is_left_out():
     assert samples(exposition.text_of(table.rows({}))) == {("m_total", frozenset()): 1.0}
 
 
+def test_a_histogram_with_other_boundaries_is_left_out_and_the_first_stays_right():
+    table, recorder = MetricTable(10), Recorder()
+    recorder.add(HISTOGRAM, "h", "", (), (), 0.5, (1.0,))
+    for value in (1.5, 2.5, 4.5):
+        recorder.add(HISTOGRAM, "h", "", (), (), value, (1.0, 2.0, 3.0, 4.0, 5.0))
+    recorder.add(HISTOGRAM, "h", "", (), (), 7.0, (1.0,))
+    assert table.report("w", *recorder.take()) and table.dropped == 1
+    found = samples(exposition.text_of(table.rows({})))
+    assert found == {("h_bucket", frozenset([("le", "1")])): 1, ("h_bucket", frozenset([("le", "+Inf")])): 2,
+                     ("h_sum", frozenset()): 7.5, ("h_count", frozenset()): 2}
+    table.check()
+
+
+def test_text_that_is_no_utf_8_is_sent_with_escapes_and_loses_nothing_else():
+    recorder = Recorder()
+    recorder.add(COUNTER, "c", "", (), (), 5.0)
+    recorder.add(COUNTER, "u", "\udcff", ("k",), ("a\ud800",), 1.0)
+    rows, dropped = decode(encode([MetricsReport.CODE, MetricsReport(*recorder.take())]))[0][1]
+    table = MetricTable(10)
+    assert table.report("w", rows, dropped)
+    text = exposition.text_of(table.rows({}))
+    assert "c_total 5" in text and r"# HELP u_total \\udcff" in text and r'u_total{k="a\\ud800"} 1' in text
+
+
 @pytest.mark.parametrize("row", [
     None, [], [COUNTER, "c", "", [], [], "1", []], ["other", "c", "", [], [], 1, []],
     [COUNTER, "c", "", ["k"], [], 1, []], [COUNTER, "c", "", [1], ["v"], 1, []], [COUNTER, "c", "", [], [], [1], []],
@@ -131,6 +157,14 @@ def test_metrics_check_what_they_are_given_in_rays_words():
     for wrong, error, words in [
             (lambda: metrics.Counter(""), ValueError, "Empty name is not allowed"),
             (lambda: metrics.Counter("c", tag_keys=["a"]), TypeError, "tag_keys should be a tuple"),
+            (lambda: metrics.Counter("c", tag_keys=("a", "b", "a")), ValueError, "Tag keys must differ"),
+            (lambda: metrics.Counter("c", None), TypeError, "description of a metric is a str"),
+            (lambda: metrics.Counter("c").inc(10**400), ValueError, "value must be in the range of a float"),
+            (lambda: metrics.Gauge("g").set(10**400), ValueError, "value must be in the range of a float"),
+            (lambda: metrics.Gauge("g", tag_keys=("a",)).set(1, ["a"]), TypeError, "tags should be a dict"),
+            (lambda: metrics.Gauge("g").set_default_tags(None), TypeError, "default_tags should be a dict"),
+            (lambda: metrics.Histogram("h", boundaries=[10**400]), ValueError, "value must be in the range"),
+            (lambda: metrics.Histogram("h", boundaries=[float("nan")]), ValueError, "Use positive values"),
             (lambda: metrics.Counter("c", tag_keys=(1,)), TypeError, "Tag keys must be str"),
             (lambda: metrics.Counter("c").inc("1"), TypeError, "value must be int or float"),
             (lambda: metrics.Counter("c").inc(0), ValueError, "value must be >0"),

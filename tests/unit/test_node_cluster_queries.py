@@ -126,8 +126,8 @@ class WithProcesses(Asked):
     def shown(self, process):
         return {"pid": process[-1]}
 
-    def tell(self, process, number, *rows):
-        self.queries.process_answered(process, ProcessAnswer(number, list(rows), len(rows)))
+    def tell(self, process, number, *rows, total=0):
+        self.queries.process_answered(process, ProcessAnswer(number, list(rows), total or len(rows)))
         return self.take()
 
 
@@ -138,6 +138,22 @@ def test_processes_are_asked_for_what_they_alone_know_and_their_rows_say_whose_t
     assert not asked.tell(b"process1", 1, {"task_id": b"t"})
     [(_, answer)] = asked.tell(b"process2", 1)
     assert answer.answer["live"] == [{"task_id": b"t".hex(), "process": {"pid": ord("1")}}]
+
+
+def test_rows_that_processes_left_out_are_counted():
+    asked = WithProcesses(PEER)
+    asked.ask("tasks", {"live": True})
+    asked.tell(b"process1", 1, {"count": 3}, {}, total=9)
+    asked.tell(b"process2", 1, {})
+    [(_, answer)] = asked.hear(PEER, 1, tasks=[], total=0, left_out=4)
+    assert answer.answer["left_out"] == 9
+
+
+@pytest.mark.parametrize("what", ["task", "object"])
+def test_processes_are_asked_for_one_task_or_object_by_its_id(what):
+    asked = WithProcesses()
+    assert {message.of for _, message in asked.ask(f"{what}s", {"live": True, what: b"id"})} == {b"id"}
+    assert {message.of for _, message in asked.ask(f"{what}s", {"live": True})} == {b""}
 
 
 def test_processes_are_not_asked_without_live():

@@ -435,6 +435,69 @@ def test_a_freed_object_gives_its_disk_back(overflowing):
     assert on_disk(overflowing) < MIB and overflowing.service.report()["overflow"] == 0
 
 
+def test_disk_of_freed_objects_does_not_add_up(overflowing):
+    peer = overflowing.join()
+    for size in range(5, 12):
+        oid, value = overflowing.put(peer, bytes([size]) * (size * MIB))
+        assert overflowing.service.report()["overflow"] < (size + 1) * MIB
+        peer.client.free(oid, value, False)
+    overflowing.check()
+
+
+def full_file(harness):
+    """Peers with an object each; together they leave less than 10 MiB of the file."""
+    peers = [harness.join() for _ in range(6)]
+    return peers, [harness.put(peer, b"x" * (9 * MIB)) for peer in peers]
+
+
+def test_a_full_file_is_emptied_of_what_was_freed_before_a_request_is_refused(overflowing):
+    peers, stored = full_file(overflowing)
+    for peer, (oid, value) in zip(peers, stored, strict=True):
+        peer.client.free(oid, value, False)
+    overflowing.settle()
+    peer = overflowing.join()
+    assert overflowing.get(peer, *overflowing.put(peer, b"y" * (20 * MIB))) == b"y" * (20 * MIB)
+    assert overflowing.now < overflowing.service.table.room.full_wait_s
+    overflowing.check()
+
+
+def test_a_full_disk_is_emptied_of_what_was_freed_before_a_request_is_refused(overflowing):
+    peer, other = overflowing.join(), overflowing.join()
+    oid, value = overflowing.put(peer, b"x" * (6 * MIB))
+    found = other.client.allocate(7 * MIB, overflowing.new_oid())
+    overflowing.step_to_node(other)
+    overflowing.spiller.step("OSError: [Errno 28] No space left on device")
+    overflowing.settle()
+    assert not found.waiter.done and "overflow file" in what_room(found, 7 * MIB)
+    peer.client.free(oid, value, False)
+    overflowing.run(1.0)
+    assert found.waiter.done and not found.error
+    overflowing.check()
+
+
+def test_a_file_full_of_live_objects_is_an_error_in_time(overflowing):
+    peers, stored = full_file(overflowing)
+    peer = overflowing.join()
+    with pytest.raises(StoreFull, match="the overflow file has .* bytes in use"):
+        overflowing.put(peer, b"y" * (20 * MIB))
+    assert overflowing.now >= overflowing.service.table.room.full_wait_s
+    for oid, value in stored:
+        assert overflowing.get(peer, oid, value) == b"x" * (9 * MIB)
+    overflowing.check()
+
+
+def test_requests_for_the_disk_end_with_their_processes(overflowing):
+    full_file(overflowing)
+    peer = overflowing.join()
+    peer.client.allocate(20 * MIB, overflowing.new_oid())
+    overflowing.settle()
+    assert overflowing.service.table.room.for_disk
+    overflowing.kill(peer)
+    assert not overflowing.service.table.room.for_disk
+    overflowing.run(20.0)
+    overflowing.check()
+
+
 def test_pinned_objects_do_not_keep_others_out(overflowing):
     peer = overflowing.join()
     views = []

@@ -328,14 +328,17 @@ class CoreMachine:
         """Rows for the state API: the unfinished tasks of this process and what runs in it, or its references."""
         self.empty_dropped()
         if message.what == "objects":
-            rows, total = object_rows(self.refs, self.submitter, self.calls, message.limit)
+            rows, total = object_rows(self.refs, self.submitter, self.calls, message.limit, message.of)
         elif message.what == "actors":
-            rows = self.creations.rows()[:message.limit]
+            rows = self.creations.rows()
             total = len(rows)
+            del rows[message.limit:]
         else:
-            rows, total = task_rows(self.refs.owned.values(), self.submitter, self.calls, message.limit)
+            rows, total = task_rows(self.refs.owned.values(), self.submitter, self.calls, message.limit, message.of)
             if self.work is not None:
-                rows += self.work.rows(self._state_of_running, message.limit)
+                running = self.work.rows(self._state_of_running, message.limit)
+                rows += running
+                total += len(running)
         epoch_s = self.process.epoch_s
         for row in rows:
             if row.get("created_s"):

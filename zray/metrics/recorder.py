@@ -16,19 +16,24 @@ COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 SERIES_MAX = 10_000
 
 
+def _sendable(text: str) -> str:
+    """The text with escapes in place of lone surrogates: a message, and Prometheus' text, are UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Recorder:
     """See the module's docstring."""
 
     def __init__(self, series_max: int = SERIES_MAX):
         self._series_max = series_max
         self._lock = threading.Lock()
-        self._rows: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], list[Any]] = {}
+        self._rows: dict[tuple[Any, ...], list[Any]] = {}
         self.dropped = 0  # records of series that found no room
 
     def add(self, kind: str, name: str, description: str, keys: tuple[str, ...], values: tuple[str, ...],
             value: float, boundaries: tuple[float, ...] = ()) -> None:
         """Record a value."""
-        series = kind, name, keys, values
+        series = kind, name, keys, values, boundaries  # its node leaves out what contradicts the first declaration
         with self._lock:
             row = self._rows.get(series)
             if row is None:
@@ -36,7 +41,8 @@ class Recorder:
                     self.dropped += 1
                     return
                 empty: Any = [0] * (len(boundaries) + 1) + [0.0] if kind == HISTOGRAM else 0.0
-                row = self._rows[series] = [kind, name, description, list(keys), list(values), empty, list(boundaries)]
+                row = self._rows[series] = [kind, name, _sendable(description), list(keys),
+                                            list(map(_sendable, values)), empty, list(boundaries)]
             if kind == COUNTER:
                 row[5] += value
             elif kind == GAUGE:

@@ -83,6 +83,12 @@ def limit_of(args: dict[str, Any]) -> int:
     return min(limit, LIMIT) if isinstance(limit, int) and limit >= 0 else LIMIT
 
 
+def id_of(args: dict[str, Any]) -> bytes:
+    """The id of the task or object whose rows alone are wanted; b"" for all."""
+    wanted = args.get("task") or args.get("object")
+    return wanted if type(wanted) is bytes else b""
+
+
 def shown(value: Any) -> Any:
     """Convert ids to hex, also as keys: users write them so."""
     if isinstance(value, bytes):
@@ -296,15 +302,13 @@ def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
     ClusterQueries adds ``live``: unfinished tasks, by their owners and workers.  ``task``: of that task only.
     ``detail``: with the texts of errors.
     """
-    limit, detail = limit_of(args), args.get("detail")
-    wanted = args.get("task")
-    task = wanted if type(wanted) is bytes else b""
+    limit, detail, task = limit_of(args), args.get("detail"), id_of(args)
     rows = []
     for row in islice(viewed.events.rows(partial(_is_blocked, viewed), task), limit):
         rows.append(shown(row if detail else {**row, "error_message": ""}))
     kept = len(viewed.events.running) + len(viewed.events.ended) + len(viewed.events.failures)
     waiting = [{name: row[name] for name in ("owner", "key", "cause", "detail")} for row in _waiting(viewed)[:LIMIT]]
-    return {"tasks": rows, "total": max(len(rows), kept if not wanted else 0), "dropped": viewed.events.dropped,
+    return {"tasks": rows, "total": max(len(rows), kept if not task else 0), "dropped": viewed.events.dropped,
             "live": [], "waiting": shown(waiting)}
 
 
@@ -316,7 +320,7 @@ def _parents(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _objects(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    """ClusterQueries adds ``live``: the references of all processes."""
+    """ClusterQueries adds ``live``: the references of all processes.  ``object``: to that object only."""
     return {"objects": [], "live": []}
 
 

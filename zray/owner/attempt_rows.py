@@ -84,12 +84,15 @@ def _everything(owned: Iterable[Entry], submitter: Any, calls: Any) -> Iterator[
         yield entry.task
 
 
-def task_rows(owned: Iterable[Entry], submitter: Any, calls: Any, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """``(rows of unfinished tasks, their number)``."""
+def task_rows(owned: Iterable[Entry], submitter: Any, calls: Any, limit: int, of: bytes = b""
+              ) -> tuple[list[dict[str, Any]], int]:
+    """``(rows of unfinished tasks, their number)``; with ``of`` of that task, and of maps, which may contain it."""
     rows: list[dict[str, Any]] = []
     total = 0
     for work in unfinished(owned, submitter, calls):
-        total += work.count if type(work) is MapChunk else 1
+        if of and type(work) is Task and work.tid != of:
+            continue
+        total += work.count - work.done if type(work) is MapChunk else 1
         if len(rows) < limit:
             rows.append(_chunk_row(work) if type(work) is MapChunk else {
                 **about(work), "state": state_of(work), "waits_for": _waits_for(work),
@@ -114,9 +117,11 @@ LOCAL_REFERENCE, PINNED_IN_MEMORY, USED_BY_PENDING_TASK = "LOCAL_REFERENCE", "PI
 CAPTURED_IN_OBJECT, ACTOR_HANDLE = "CAPTURED_IN_OBJECT", "ACTOR_HANDLE"
 
 
-def object_rows(refs: Any, submitter: Any, calls: Any, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """``(rows of the objects that this process refers to, their number)``."""
-    records = [record for table in (refs.owned, refs.borrowed) for record in table.values() if record.refs > 0]
+def object_rows(refs: Any, submitter: Any, calls: Any, limit: int, of: bytes = b""
+                ) -> tuple[list[dict[str, Any]], int]:
+    """``(rows of the objects that this process refers to, their number)``; with ``of`` of that object only."""
+    records = [record for table in (refs.owned, refs.borrowed) for record in table.values()
+               if record.refs > 0 and (not of or record.oid == of)]
     used = {id(pin) for work in unfinished(refs.owned.values(), submitter, calls) for pin in work.pins or ()}
     captured = {id(inner) for record in records for inner in record.contained or ()}
     actors = {id(link.life_record) for link in calls.links.values() if link.life_record is not None}

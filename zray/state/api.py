@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from zray.base.ids import OBJECT_SIZE, TASK_SIZE
 from zray.state.client import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT_S,
@@ -122,6 +123,12 @@ def _get(kind: str, identifier: Any, address: str | None, timeout: float, narrow
     return list_rows(kind, address, filters, LIMIT_MAX, timeout, True, False, narrow)
 
 
+def _narrow(name: str, identifier: Any, size: int) -> dict[str, Any]:
+    """The arguments with which nodes and processes send what has that id only, if it is one."""
+    is_id = isinstance(identifier, str) and len(identifier) == 2 * size and HEX.fullmatch(identifier)
+    return {name: bytes.fromhex(identifier)} if is_id else {}
+
+
 def get_actor(id: str, address: str | None = None, timeout: float = DEFAULT_TIMEOUT_S, _explain: bool = False
               ) -> ActorState | None:
     """The actor with that id (hex), or None."""
@@ -165,15 +172,14 @@ def get_task(id: Any, address: str | None = None, timeout: float = DEFAULT_TIMEO
     task = id.task_id().hex() if isinstance(id, ObjectRef) else id
     if not isinstance(task, str):
         raise TypeError(f"get_task takes an id of hex digits or an ObjectRef, not {id!r}")
-    narrow = {"tasks": {"task": bytes.fromhex(task)}} if len(task) == 48 and HEX.fullmatch(task) else None
-    found = _get("tasks", task, address, timeout, narrow)
+    found = _get("tasks", task, address, timeout, {"tasks": _narrow("task", task, TASK_SIZE)})
     return None if not found else found[0] if len(found) == 1 else found
 
 
 def get_objects(id: str, address: str | None = None, timeout: float = DEFAULT_TIMEOUT_S, _explain: bool = False
                 ) -> list[ObjectState]:
     """The references to the object with that id (hex): one row for each process that holds one."""
-    return _get("objects", id, address, timeout)
+    return _get("objects", id, address, timeout, {"objects": _narrow("object", id, OBJECT_SIZE)})
 
 
 # ---------------------------------------------------------------- summaries

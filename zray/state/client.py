@@ -122,6 +122,9 @@ class StateClient:
             total, given = found.get("total", 0), len(found.get(view, ()))
             if total > given >= LIMIT_MAX:
                 self.missing.append(f"only {given} of {total} {view} were sent")
+            if left_out := found.get("left_out", 0):
+                live = sum(row.get("count", 1) for row in found.get("live", ()))
+                self.missing.append(f"only {live} of {live + left_out} {view} of the processes were sent")
         if kind.name == "tasks":
             return self._tasks(answers)
         if kind.name == "cluster_events":

@@ -206,6 +206,8 @@ class StoreClient:
                 if found is None:
                     raise StoreFull(report)
             else:
+                if size > self.capacity:  # disk that holds nothing is not to add up
+                    self._give_back(0, heap.surrender_empty(self.capacity))
                 return self._ask(("want", size), nbytes, lambda number: StoreWant(number, size))
         offset, extent = found
         self._generation += 1

@@ -157,6 +157,16 @@ class Heap:
                 self._drop(extent)
         return chosen
 
+    def surrender_empty(self, start: int) -> list[Extent]:
+        """Give up all empty extents from offset ``start`` on, but for those that a thread is on its way to."""
+        chosen = [extent for extent in self.extents.values()
+                  if extent.offset >= start and not extent.live and not extent.promised]
+        if chosen:
+            self.consolidate()
+            for extent in chosen:
+                self._drop(extent)
+        return chosen
+
     def break_promises(self) -> None:
         """The thread that waited for an extent will not come for it."""
         for extent in self.extents.values():

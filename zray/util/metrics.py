@@ -39,6 +39,8 @@ class Metric:
             warnings.warn(f"Invalid metric name: {name}. Metric will be discarded and data will not be collected or "
                           "published. Metric names can only contain letters, numbers, _, and :. Metric names cannot "
                           "start with numbers.", UserWarning, stacklevel=3)
+        if not isinstance(description, str):
+            raise TypeError(f"the description of a metric is a str, not {type(description)}.")
         if tag_keys is not None and not isinstance(tag_keys, tuple):
             raise TypeError(f"tag_keys should be a tuple type, got: {type(tag_keys)}")
         for key in tag_keys or ():
@@ -46,6 +48,8 @@ class Metric:
                 raise TypeError(f"Tag keys must be str, got {type(key)}.")
             if not _TAG.fullmatch(key):
                 raise ValueError(f"Tag key {key!r} is no label of Prometheus: letters, digits and _, no digit first.")
+        if len(set(tag_keys or ())) < len(tag_keys or ()):
+            raise ValueError(f"Tag keys must differ from each other, got {tag_keys}.")
         self._name = name
         self._description = description
         self._tag_keys: tuple[str, ...] = tag_keys or ()
@@ -54,6 +58,8 @@ class Metric:
 
     def set_default_tags(self, default_tags: dict[str, str]) -> Self:
         """Tags of each record that does not give them itself; returns the metric."""
+        if not isinstance(default_tags, dict):
+            raise TypeError(f"default_tags should be a dict of tag keys and values, got {type(default_tags)}.")
         for key, value in default_tags.items():
             if key not in self._tag_keys:
                 raise ValueError(f"Unrecognized tag key {key}.")
@@ -71,6 +77,8 @@ class Metric:
     def _record(self, value: float, tags: dict[str, str] | None) -> None:
         """Tags that the metric does not declare are ignored.  ValueError for one that is missing."""
         if tags:
+            if not isinstance(tags, dict):
+                raise TypeError(f"tags should be a dict of tag keys and values, got {type(tags)}.")
             for given in tags.values():
                 if not isinstance(given, str):
                     raise TypeError(f"Tag values must be str, got {type(given)}.")
@@ -98,6 +106,10 @@ def _checked(value: Any) -> float:
     value = plain(value)
     if not isinstance(value, (int, float)):
         raise TypeError(f"value must be int or float, got {type(value)}.")
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError("value must be in the range of a float, up to about 1.8e308.") from None
     return value
 
 
@@ -137,7 +149,7 @@ class Histogram(Metric):
             raise ValueError("boundaries argument should be provided when using the Histogram class. "
                              'e.g., Histogram("name", boundaries=[1.0, 2.0])')
         for index, boundary in enumerate(boundaries):
-            if boundary <= 0:
+            if not _checked(boundary) > 0:
                 raise ValueError(f"Invalid `boundaries` argument at index {index}, {boundaries}. Use positive values "
                                  "for the arguments.")
         self.boundaries = boundaries

@@ -4,7 +4,8 @@ A NodeQuery of a process or tool goes to all peers with ``local`` set; their row
 does not answer within QUERY_ANSWER_S is named in ``missing`` instead of holding up the others.
 
 What only the processes of a node know (unfinished tasks, references), each node asks its own processes with
-ProcessQuery, if the question has ``live``.  Those that do not answer within PROCESS_ANSWER_S are named in ``silent``.
+ProcessQuery, if the question has ``live``.  Those that do not answer within PROCESS_ANSWER_S are named in ``silent``;
+``left_out`` counts the rows that were too many for the answers of the others.
 
 A question with ``on``, the incarnation of a node, is for that node alone.
 """
@@ -28,7 +29,7 @@ EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "
               "runtime-envs": "runtime-envs"}
 OF_PROCESSES = frozenset(("tasks", "objects", "actors"))  # processes answer them too, with ``live``
 APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent")
-ADDED = ("total", "dropped")
+ADDED = ("total", "dropped", "left_out")
 
 
 class AskedProcesses(Protocol):
@@ -89,7 +90,8 @@ class ClusterQueries:
         for node in nodes:
             self._context.send(node, NodeQuery(number, message.what, {**message.args, "local": True}))
         for process in processes:
-            self._context.send(process, ProcessQuery(number, message.what, views.limit_of(message.args)))
+            self._context.send(process, ProcessQuery(number, message.what, views.limit_of(message.args),
+                                                     views.id_of(message.args)))
 
     def _query_on(self, peer: bytes, message: NodeQuery, on: Any) -> None:
         if on not in self._peers or message.args.get("local"):
@@ -117,8 +119,8 @@ class ClusterQueries:
             if asked.rows == "jobs":
                 whole["jobs"] = _each_once(whole["jobs"])
             for name in ADDED:
-                if name in whole:
-                    whole[name] += message.answer.get(name, 0)
+                if name in message.answer:
+                    whole[name] = whole.get(name, 0) + message.answer[name]
             for name in APPENDED:
                 if name in message.answer:
                     whole[name] = [*whole.get(name, ()), *message.answer[name]]
@@ -130,7 +132,11 @@ class ClusterQueries:
             return
         shown = self._processes.shown(process)
         rows = asked.answer.setdefault("live", [])
-        rows += [views.shown({**row, "process": shown}) for row in message.rows if type(row) is dict]
+        found = [row for row in message.rows if type(row) is dict]
+        rows += [views.shown({**row, "process": shown}) for row in found]
+        left_out = message.total - sum(row.get("count", 1) for row in found)
+        if left_out > 0:
+            asked.answer["left_out"] = asked.answer.get("left_out", 0) + left_out
         self._has_answered(message.request, process)
 
     def _has_answered(self, number: int, peer: bytes) -> None:

@@ -157,7 +157,7 @@ class Eviction:
 class Waiting:
     """A request for room: an extent for a client, or a block for ``stored`` to be read, or to arrive, in."""
 
-    __slots__ = ("client", "deadline", "last", "request", "size", "stored", "is_reported")
+    __slots__ = ("client", "deadline", "last", "refusal", "request", "size", "stored", "is_reported")
 
     def __init__(self, client: bytes, request: int, size: int, stored: StoredObject | None, deadline: float,
                  last: float):
@@ -168,3 +168,4 @@ class Waiting:
         self.deadline = deadline  # moves while memory comes free
         self.last = last  # does not move
         self.is_reported = False  # the client knows that there is no room
+        self.refusal = ""  # why neither memory nor the disk has taken it so far

@@ -5,11 +5,14 @@
     waits       Grow succeeds, memory comes back      served; the head's deadline moves
                 deadline passes        overflow: room in a file (zray.store.node.overflow)
     overflow    Back succeeds          granted
-                Back fails             refused: StoreRefused to the client, or ``ports.give_up`` for an object
+                no range, Back fails   waits for the disk, while anything is in the file; else refused
+    for disk    a Punch, or time       overflow again
+                deadline passes        refused: StoreRefused to the client, or ``ports.give_up`` for an object
 
 A request that is larger than the arena goes to the overflow at once.  Where there is none, requests are refused.
 
-When there is no room: grow the arena; then recall extents, and let objects leave (``ports.make_room``).
+When there is no room: grow the arena; then recall extents, and let objects leave (``ports.make_room``).  When the disk
+has none: recall extents.
 
 Pure but for the headers: events come in with ``now``, effects go to ``out``.
 """
@@ -76,6 +79,8 @@ class Room:
         self.grants: SortedDict = SortedDict()  # offset -> ExtentGrant
         self.granted_bytes = 0
         self.waiting: deque[Waiting] = deque()
+        self.for_disk: list[Waiting] = []  # requests that the overflow could not take
+        self._disk_again_at = 0.0
         self.growing = False
         self.growth_error = ""
         self._growth_again_at = 0.0
@@ -95,6 +100,7 @@ class Room:
         state = self.clients.pop(client)
         self.overflow.cancel(None, client)
         self.waiting = deque(w for w in self.waiting if w.stored is not None or w.client != client)
+        self.for_disk = [w for w in self.for_disk if w.stored is not None or w.client != client]
         return [self._taken(self.grants[offset]) for offset in sorted(state.grants)]
 
     def on_want(self, client: bytes, message: StoreWant, now: float) -> None:
@@ -107,7 +113,7 @@ class Room:
                           now + WAIT_FACTOR_MAX * self.full_wait_s)
         if size > self.capacity:
             self._overflow(request, f"an object of {message.nbytes:,} bytes does not fit into a store of "
-                                    f"{self.capacity:,} bytes")
+                                    f"{self.capacity:,} bytes", now)
             return
         self._wait(request, now)
 
@@ -158,12 +164,13 @@ class Room:
             self._wait(waiting, now)
         else:
             self._overflow(waiting, f"an object of {stored.nbytes:,} bytes does not fit into a store of "
-                                    f"{self.capacity:,} bytes")
+                                    f"{self.capacity:,} bytes", now)
 
     def cancel(self, stored: StoredObject) -> None:
         """The object needs no block any more."""
         self.overflow.cancel(stored, b"")
         self.waiting = deque(request for request in self.waiting if request.stored is not stored)
+        self.for_disk = [request for request in self.for_disk if request.stored is not stored]
 
     # ------------------------------------------------------------ memory and time
 
@@ -184,7 +191,7 @@ class Room:
             return
         if error:
             reason = f"no room for {request.size:,} bytes: {error}; {self.ports.describe()}"
-            self._refuse(request, reason, disk_full=True)
+            self._wait_for_disk(request, reason, now)
         else:
             self._counts["overflowed"] += 1
             self._use(request, start)
@@ -192,6 +199,9 @@ class Room:
     def returned(self, start: int, now: float) -> None:
         """The Punch is done."""
         self.overflow.returned(start)
+        for request in self.for_disk:
+            request.deadline = now + self.full_wait_s
+        self._try_disk()
 
     def release(self, start: int, size: int) -> None:
         """A range that was granted, or a block, is free."""
@@ -217,9 +227,11 @@ class Room:
     def tick(self, now: float) -> None:
         """Everything that is due."""
         while self.waiting and self._expired(self.waiting[0], now):
-            self._give_up(self.waiting.popleft())
+            self._give_up(self.waiting.popleft(), now)
         if self.waiting:
             self.serve(now)
+        if self.for_disk:
+            self._serve_disk(now)
         # Growing was tried; requests that still wait try again after another while, not at once.
         if now >= self._growth_again_at:
             self._growth_again_at = now + FULL_RETRY_S
@@ -239,6 +251,9 @@ class Room:
                 times.append(min(recalled) + RECALL_RETRY_S)
             if self.growth_error:
                 times.append(self._growth_again_at)
+        if self.for_disk:
+            times.append(self._disk_again_at)
+            times += [min(request.deadline, request.last) for request in self.for_disk]
         if self._may_hold_idle:
             times.append(self._idle_recall_at)
         return min(times) if times else None
@@ -281,10 +296,10 @@ class Room:
             self._use(self.waiting.popleft(), offset)
             self._collect(now)
 
-    def _collect(self, now: float) -> None:
-        """When the arena runs full: garbage of the clients may hold references to what is in it."""
+    def _collect(self, now: float, *, disk_full: bool = False) -> None:
+        """When the arena or the disk runs full: garbage of the clients may hold references to what is in it."""
         used = self.arena.reserved - self.arena.free_bytes
-        if used > COLLECT_ABOVE * self.capacity and now >= self._collect_again_at:
+        if (disk_full or used > COLLECT_ABOVE * self.capacity) and now >= self._collect_again_at:
             self._collect_again_at = now + COLLECT_AGAIN_S
             for client in self.clients:
                 self._send(client, StoreCollect())
@@ -329,17 +344,54 @@ class Room:
     def _expired(self, request: Waiting, now: float) -> bool:
         return now >= request.deadline or now >= request.last
 
-    def _give_up(self, request: Waiting) -> None:
+    def _give_up(self, request: Waiting, now: float) -> None:
         reason = f"no room for {request.size:,} bytes within {self.full_wait_s:g} s; {self.ports.describe()}"
-        self._overflow(request, reason)
+        self._overflow(request, reason, now)
 
-    def _overflow(self, request: Waiting, reason: str) -> None:
+    # ------------------------------------------------------------ what memory cannot take
+
+    def _overflow(self, request: Waiting, reason: str, now: float) -> None:
         """Memory cannot take the request, for this reason: give it room in the file, or refuse it."""
         if self.overflow.take(request):
             return
         if self.overflow.size:
-            reason += f"; the overflow file has {self.overflow.used_bytes:,} of {self.overflow.size:,} bytes in use"
-        self._refuse(request, reason, disk_full=self.overflow.size > 0)
+            self._wait_for_disk(request, f"{reason}; {self._file_usage()}", now)
+        else:
+            self._refuse(request, reason)
+
+    def _file_usage(self) -> str:
+        return f"the overflow file has {self.overflow.used_bytes:,} of {self.overflow.size:,} bytes in use"
+
+    def _wait_for_disk(self, request: Waiting, reason: str, now: float) -> None:
+        """Wait for disk that the clients give back; refuse the request, for this reason, if there is none to come."""
+        if not self.overflow.used_bytes or request.size > self.overflow.size:
+            self._refuse(request, reason, disk_full=True)
+            return
+        if not request.refusal:
+            request.deadline = now + self.full_wait_s
+            if request.stored is None:
+                self._send(request.client, StorePulling(request.request, self._file_usage()))
+        request.refusal = reason
+        self.for_disk.append(request)
+        self._recall_disk(now)
+
+    def _recall_disk(self, now: float) -> None:
+        """Ask for extents in the file too: clients give those only for a request that memory could not take."""
+        self._disk_again_at = now + RECALL_RETRY_S
+        self._collect(now, disk_full=True)
+        self.recall_all(max(self.capacity, *(request.size for request in self.for_disk)), now)
+
+    def _serve_disk(self, now: float) -> None:
+        """Refuse the requests for which it is too late; now and then, try again for the others."""
+        for request in [request for request in self.for_disk if self._expired(request, now)]:
+            self.for_disk.remove(request)
+            self._refuse(request, request.refusal, disk_full=True)
+        if self.for_disk and now >= self._disk_again_at:
+            self._recall_disk(now)
+            self._try_disk()
+
+    def _try_disk(self) -> None:
+        self.for_disk = [request for request in self.for_disk if not self.overflow.take(request)]
 
     def _refuse(self, request: Waiting, reason: str, *, disk_full: bool = False) -> None:
         if request.stored is not None:

@@ -115,16 +115,20 @@ class JobOver(Message):
 
 @message(172)
 class ProcessQuery(Message):
-    """Node -> core process: ask for rows of what it owns or runs.  what: tasks | objects | actors."""
+    """Node -> core process: ask for rows of what it owns or runs.  what: tasks | objects | actors.
+
+    ``of``: the id of the task or object whose rows are wanted; b"" for all.
+    """
 
     request: int
     what: str
     limit: int
+    of: bytes = b""
 
 
 @message(173)
 class ProcessAnswer(Message):
-    """``rows``: at most ``limit`` maps; ``total`` counts all of them."""
+    """``rows``: at most ``limit`` maps; ``total`` counts all of them.  A row with ``count`` stands for so many."""
 
     request: int
     rows: list

@@ -41,6 +41,8 @@ from zray.runtime_env import RuntimeEnv, RuntimeEnvConfig
     ("uv", {"packages": [1]}, TypeError, "List"),
     ("py_executable", 1, TypeError, "must be of type str"),
     ("py_executable", " ", ValueError, "is empty"),
+    ("py_executable", "python 'x", ValueError, r"is no command line of a shell \(No closing quotation\)"),
+    ("py_executable", "python \\", ValueError, r"is no command line of a shell \(No escaped character\)"),
     ("worker_process_setup_hook", 1, TypeError, "must be a function or a str"),
     ("worker_process_setup_hook", "no name", ValueError, "takes a function or 'module.attribute'"),
     ("config", {"setup_timeout_seconds": 1.5}, TypeError, "setup_timeout_seconds must be of type int"),

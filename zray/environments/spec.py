@@ -13,6 +13,7 @@ the result travels as ``env`` with leases and actors:
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -154,6 +155,10 @@ def _check_executable(value: Any) -> None:
         raise TypeError(f"runtime_env['py_executable'] must be of type str, got {type(value)}: {value!r}")
     if not value.strip():
         raise ValueError("runtime_env['py_executable'] is empty; it takes a command such as 'python3.12' or 'uv run'")
+    try:
+        shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"runtime_env['py_executable'] is no command line of a shell ({error}): {value!r}") from None
 
 
 def _check_hook(hook: Any) -> None:

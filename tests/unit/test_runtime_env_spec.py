@@ -45,6 +45,7 @@ from zray.runtime_env import RuntimeEnv, RuntimeEnvConfig
     ("py_executable", "python \\", ValueError, r"is no command line of a shell \(No escaped character\)"),
     ("worker_process_setup_hook", 1, TypeError, "must be a function or a str"),
     ("worker_process_setup_hook", "no name", ValueError, "takes a function or 'module.attribute'"),
+    ("worker_process_setup_hook", "hook", ValueError, "takes a function or 'module.attribute', not 'hook'"),
     ("config", {"setup_timeout_seconds": 1.5}, TypeError, "setup_timeout_seconds must be of type int"),
     ("config", {"setup_timeout_seconds": "10"}, TypeError, "setup_timeout_seconds must be of type int"),
     ("config", {"setup_timeout_seconds": 0}, ValueError, "must be greater than zero or equals to -1"),

@@ -163,7 +163,8 @@ def _check_executable(value: Any) -> None:
 
 def _check_hook(hook: Any) -> None:
     if isinstance(hook, str):
-        if not hook.startswith(HOOK_SCHEME) and not all(part.isidentifier() for part in hook.split(".")):
+        parts = hook.split(".")
+        if not hook.startswith(HOOK_SCHEME) and (len(parts) < 2 or not all(part.isidentifier() for part in parts)):
             raise ValueError("runtime_env['worker_process_setup_hook'] takes a function or 'module.attribute', not "
                              f"{hook!r}")
     elif not callable(hook):

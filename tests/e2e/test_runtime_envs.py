@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import zipfile
 from pathlib import Path
@@ -277,9 +278,14 @@ def fails():
     raise RuntimeError("by the hook")
 
 
+def leaves():
+    sys.exit("by the hook")
+
+
 @pytest.mark.zray_only  # a task's own hook
-@pytest.mark.parametrize(("hook", "words"), [(fails, "by the hook"), ("no_such_module.hook", "no_such_module")],
-                         ids=["raises", "no module"])
+@pytest.mark.parametrize(("hook", "words"), [(fails, "by the hook"), (leaves, "SystemExit: by the hook"),
+                                             ("no_such_module.hook", "no_such_module")],
+                         ids=["raises", "exits", "no module"])
 def test_a_hook_that_fails_fails_the_actors_and_tasks_of_its_environment(session, hook, words):
     env = {"worker_process_setup_hook": hook}
 
@@ -293,6 +299,25 @@ def test_a_hook_that_fails_fails_the_actors_and_tasks_of_its_environment(session
     assert "Failed to execute the setup hook method" in str(caught.value) and words in str(caught.value)
     with pytest.raises(exceptions.RuntimeEnvSetupError, match=words):
         inside(env)
+
+
+@pytest.mark.zray_only  # a task's own hook
+@pytest.mark.parametrize("variables", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["forked", "fresh"])
+@pytest.mark.parametrize("end", [lambda: os._exit(3), lambda: os.kill(os.getpid(), signal.SIGKILL)],
+                         ids=["exit", "kill"])
+def test_a_hook_that_ends_its_process_fails_the_tasks_and_actors_of_its_environment(session, end, variables):
+    env = {"worker_process_setup_hook": end, "env_vars": variables}
+    with pytest.raises(exceptions.RuntimeEnvSetupError, match="ended while it ran the setup hook"):
+        inside(env)
+
+    @ray.remote(runtime_env=env)
+    class Never:
+        def call(self):
+            return 1
+
+    with pytest.raises(exceptions.RayActorError, match="ended while it ran the setup hook"):
+        ray.get(Never.remote().call.remote(), timeout=SHORT)
+    assert inside({"env_vars": {"OTHER": "1"}}), "other environments are not blamed"
 
 
 def test_a_hook_that_cannot_be_pickled_is_refused_by_init_and_nothing_is_left(fresh):

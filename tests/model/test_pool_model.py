@@ -10,6 +10,7 @@ from zray.node.processes.pool import Kind, State, WorkerPool
 
 KINDS = [Kind.of(job, env, gpus) for job in (1, 2) for env in ({}, {"A": "1"}, {"LD_PRELOAD": "x"})
          for gpus in ((), (0,))]
+KINDS += [Kind.of(1, env, hook="m.hook") for env in ({}, {"LD_PRELOAD": "x"})]
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -80,7 +81,7 @@ class PoolMachine(RuleBasedStateMachine):
         if alive:
             incarnation = alive[which % len(alive)]
             self.pool.workers[incarnation].pid = which
-            self.pool.died(incarnation, self.now, "last words")
+            self.pool.died(incarnation, self.now, "last words", equipping=which % 2 == 0)
             self.using = {t: w for t, w in self.using.items() if w != incarnation}
             self.starting = [w for w in self.starting if w != incarnation]
             self.leaving = [w for w in self.leaving if w != incarnation]

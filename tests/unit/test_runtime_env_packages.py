@@ -154,6 +154,46 @@ def test_too_large_a_folder_is_refused_with_its_largest_file_and_what_is_no_zip_
         packages.pack(str(tmp_path / "a.zip"), [], named=False, bytes_max=LIMIT)
 
 
+def test_a_file_of_any_size_is_packed_and_one_that_is_too_large_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)  # in place of 2 GiB
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "big").write_bytes(bytes(10_000))
+    path = unpacked(packages.pack(str(code), [], named=False, bytes_max=LIMIT), tmp_path)
+    assert os.path.getsize(path + "/big") == 10_000
+    monkeypatch.setattr(packages, "_COPY_BYTES", 100_000)
+    (code / "big").write_bytes(os.urandom(2_000_000))
+    with pytest.raises(packages.PackageTooLarge, match=r"package of (\d{3}),\d{3} bytes.*/big with 2,000,000 bytes"):
+        packages.pack(str(code), [], named=False, bytes_max=200_000)
+
+
+def test_what_is_removed_while_its_folder_is_packed_is_left_out(tmp_path, monkeypatch):
+    code = tmp_path / "code"
+    tree(code, ["a", "b", "c/d"])
+    entry = packages._entry
+
+    def removing(name, mode):
+        (code / "b").unlink(missing_ok=True)
+        shutil.rmtree(code / "c", ignore_errors=True)
+        return entry(name, mode)
+
+    monkeypatch.setattr(packages, "_entry", removing)
+    assert os.listdir(unpacked(packages.pack(str(code), [], named=False, bytes_max=LIMIT), tmp_path)) == ["a"]
+    with pytest.raises(FileNotFoundError):
+        packages.pack(str(tmp_path / "gone"), [], named=False, bytes_max=LIMIT)
+
+
+@pytest.mark.parametrize("name", [b"x\xff.py", b"folder\xff/"])
+def test_a_name_that_is_not_utf8_is_named_in_the_error(tmp_path, name):
+    place = os.path.join(os.fsencode(tmp_path), name)
+    if name.endswith(b"/"):
+        os.mkdir(place)
+    else:
+        open(place, "wb").close()
+    with pytest.raises(ValueError, match=r"\\udcff.*is not UTF-8: rename it"):
+        packages.pack(str(tmp_path), [], named=False, bytes_max=LIMIT)
+
+
 def test_a_downloaded_zip_loses_the_folder_that_everything_is_in(tmp_path):
     with zipfile.ZipFile(tmp_path / "repo.zip", "w") as file:
         file.writestr("repo-main/mod.py", "1")

@@ -17,6 +17,7 @@ from zray.store import StoreFull
 from zray.store.client import Allocation
 from zray.store.header import SEALED
 from zray.store.node.table import EVICTION_GRACE_S
+from zray.store.segment import HOOK_MARK
 from zray.wire.messages import FAILED
 
 MIB = 1024 * 1024
@@ -306,11 +307,12 @@ def test_garbage_from_a_peer_is_counted_and_changes_nothing(harness):
 def test_marks_are_read_after_the_process_is_gone(harness):
     peer = harness.join()
     peer.client.marks[0], peer.client.marks[1], peer.client.marks[2] = 7, 2**40, -1
+    peer.client.marks[HOOK_MARK] = 1
     incarnation = peer.incarnation
     peer.client.marks.release()
-    assert harness.service.slot_marks(incarnation) == (7, 2**40, -1)
+    assert harness.service.slot_marks(incarnation) == (7, 2**40, -1, True)
     harness.kill(peer)
-    assert harness.service.slot_marks(incarnation) == (0, 0, 0)
+    assert harness.service.slot_marks(incarnation) == (0, 0, 0, False)
 
 
 def test_ten_thousand_objects_are_pinned_at_once_and_a_full_table_copies(harness, monkeypatch):

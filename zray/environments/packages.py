@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 import zipfile
@@ -95,16 +94,40 @@ def _write(file: IO[bytes], path: str, excludes: list[str], named: bool, bytes_m
             prefix = os.path.basename(path) + "/" if named else ""
             entries = ((prefix + name, source) for name, source in files_of(path, excludes))
         for name, source in entries:
+            _check_name(name, source)
             if name.endswith("/"):
                 archive.writestr(_entry(name, stat.S_IFDIR | 0o755), b"")
                 continue
-            info = os.stat(source)
-            biggest = max(biggest, (info.st_size, source))
-            with open(source, "rb") as reader, archive.open(_entry(name, info.st_mode), "w") as writer:
-                shutil.copyfileobj(reader, writer, _COPY_BYTES)
-            if file.tell() > bytes_max:
-                raise _too_large(path, file.tell(), bytes_max, f"; its largest file so far is {biggest[1]} with "
-                                                               f"{biggest[0]:,} bytes")
+            try:
+                reader = open(source, "rb")  # noqa: SIM115
+            except FileNotFoundError:
+                if source == path:
+                    raise
+                continue  # it was removed after its folder was read
+            with reader:
+                info = os.fstat(reader.fileno())
+                biggest = max(biggest, (info.st_size, source))
+                # Its size is not known: it may grow meanwhile.
+                with archive.open(_entry(name, info.st_mode), "w", force_zip64=True) as writer:
+                    while piece := reader.read(_COPY_BYTES):
+                        writer.write(piece)
+                        biggest = max(biggest, (reader.tell(), source))
+                        _check_size(path, file.tell(), bytes_max, biggest)
+            _check_size(path, file.tell(), bytes_max, biggest)
+
+
+def _check_size(path: str, nbytes: int, bytes_max: int, biggest: tuple[int, str]) -> None:
+    if nbytes > bytes_max:
+        raise _too_large(path, nbytes, bytes_max, f"; its largest file so far is {biggest[1]} with {biggest[0]:,} "
+                                                  "bytes")
+
+
+def _check_name(name: str, source: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the name of {source!r} is not UTF-8: rename it, or leave it out with "
+                         "runtime_env['excludes'] or a .gitignore") from None
 
 
 def _too_large(path: str, nbytes: int, bytes_max: int, detail: str) -> PackageTooLarge:
@@ -140,7 +163,12 @@ def _walk(folder: str, base: str, never: list[ignores.Pattern], ignored: list[ig
                 ignored = ignored + ignores.parse(file, base)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             continue
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        if not base:
+            raise
+        return  # it was removed after the folder above was read
     if not entries and base:
         yield base, folder
     for entry in entries:

@@ -13,6 +13,7 @@ the result travels as ``env`` with leases and actors:
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -154,11 +155,16 @@ def _check_executable(value: Any) -> None:
         raise TypeError(f"runtime_env['py_executable'] must be of type str, got {type(value)}: {value!r}")
     if not value.strip():
         raise ValueError("runtime_env['py_executable'] is empty; it takes a command such as 'python3.12' or 'uv run'")
+    try:
+        shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"runtime_env['py_executable'] is no command line of a shell ({error}): {value!r}") from None
 
 
 def _check_hook(hook: Any) -> None:
     if isinstance(hook, str):
-        if not hook.startswith(HOOK_SCHEME) and not all(part.isidentifier() for part in hook.split(".")):
+        parts = hook.split(".")
+        if not hook.startswith(HOOK_SCHEME) and (len(parts) < 2 or not all(part.isidentifier() for part in parts)):
             raise ValueError("runtime_env['worker_process_setup_hook'] takes a function or 'module.attribute', not "
                              f"{hook!r}")
     elif not callable(hook):

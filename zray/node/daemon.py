@@ -32,7 +32,6 @@ from zray.node.effects import EndJob, Kill, Spawn, Watch
 from zray.node.peers.cluster import routed
 from zray.node.processes import linux
 from zray.node.processes.children import Children, Processes, Signals, Watcher
-from zray.node.processes.pool import why_not_started
 from zray.node.running import join_secret, session as sessions, supervision
 from zray.node.running.journal import Journal, text_of
 from zray.node.running.options import (
@@ -410,7 +409,7 @@ class Daemon:
         self.children.expected += 1
         spec: dict[str, Any] = {"worker_id": effect.worker, "slot": slot}
         if effect.broken:
-            spec["broken"] = why_not_started(effect.kind, effect.broken)
+            spec["broken"] = effect.broken
         elif effect.kind is not None:
             job = self.machine.jobs.jobs.get(effect.kind.job)
             equipment = self.machine.environments.equipment(effect.kind.setup) if effect.kind.setup else {}
@@ -484,11 +483,11 @@ class Daemon:
         worker = self.machine.pool.workers.get(incarnation)
         if worker is not None:
             self.output.assign(incarnation, worker.job, worker.pid)
-        lease, started, finished = self.store.slot_marks(incarnation)
+        lease, started, finished, equipping = self.store.slot_marks(incarnation)
         tail = self.output.tail(incarnation) if ended.signal or ended.exit_code else ""
         log = self.output.file_of(incarnation) or self.journal.path
-        self.machine.worker_exited(
-            incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail, log), time.monotonic())
+        death = Death(ended.signal, ended.exit_code, lease, started, finished, tail, log, equipping)
+        self.machine.worker_exited(incarnation, death, time.monotonic())
         lines, dropped = self.output.flush([incarnation])
         self.lines.deliver(lines, dropped)
         self.output.remove(incarnation)

@@ -219,7 +219,7 @@ class NodeMachine:
     def worker_exited(self, incarnation: bytes, death: Death, now: float) -> None:
         """A worker process has ended and was collected."""
         self.context.now = now
-        worker = self.pool.died(incarnation, now, death.log_tail)
+        worker = self.pool.died(incarnation, now, death.log_tail, death.equipping)
         if worker is None:
             return
         self.leases.worker_ended(worker, death)

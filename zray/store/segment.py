@@ -9,7 +9,8 @@ own process writes a slot, except for the slot's header, which the node writes w
     word 0   incarnation, 0 for a void slot    word 1   pid          word 2   start time of the pid
     word 3   epoch: how many slots the node had opened before (generations of this process start with it)
     word 4   pins: how far the table was ever used (written by the process)
-    words 8-15   progress marks: lease, started, finished; then the payload bytes of its objects in its own extents
+    words 8-15   progress marks: lease, started, finished; then the payload bytes of its objects in its own extents;
+                 then whether its setup hook runs
     words 16-    pin table: block offset | 1, or 0
 """
 
@@ -26,6 +27,7 @@ PAGE_BYTES = 4096
 SLOT_BYTES = 256 * 1024
 MARK_WORD, MARK_WORDS = 8, 8
 PAYLOAD_MARK = 3
+HOOK_MARK = 4
 PIN_WORD = 16
 PINS_MAX = SLOT_BYTES // 8 - PIN_WORD
 _MAGIC = b"zray-1\0\0"

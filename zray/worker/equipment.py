@@ -65,6 +65,6 @@ def run_hook(hook: str, fetch: Callable[[bytes], bytes]) -> str:
             module, _, attribute = hook.rpartition(".")
             function = getattr(importlib.import_module(module), attribute)
         function()
-    except Exception:
+    except BaseException:  # sys.exit() too; no cancel interrupts a hook, which runs before the first task
         return f"Failed to execute the setup hook method {name}:\n{traceback.format_exc()}"
     return ""

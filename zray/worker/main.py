@@ -11,6 +11,7 @@ import time
 from typing import Any, NoReturn
 
 from zray.environments import spec
+from zray.store.segment import HOOK_MARK
 from zray.wire.messages import ActorInit, JobSettings, WorkerReady
 from zray.worker import equipment, process
 from zray.worker.actors.ends import run_exit_handlers
@@ -92,7 +93,11 @@ class WorkerProcess:
         except OSError as error:
             return f"its folders are gone: {error}"
         hook = env.get("worker_process_setup_hook")
-        failure = equipment.run_hook(hook, self.rt.fetch_function) if hook else ""
+        if not hook:
+            return ""
+        self.rt.marks[HOOK_MARK] = 1  # the node reads it when the hook ends this process
+        failure = equipment.run_hook(hook, self.rt.fetch_function)
+        self.rt.marks[HOOK_MARK] = 0
         if failure:  # the next worker tries again
             with self.rt.loop.lock:
                 self.executor.later(HOOK_RETRY_S, lambda: self.executor.machine.stop("its setup hook failed"))

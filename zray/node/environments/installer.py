@@ -63,10 +63,10 @@ class Installer:
 
     def install(self, effect: InstallEnvironment) -> None:
         parts = parts_of(effect.setup)
-        if not addresses(parts) and "pip" not in parts and "uv" not in parts:
-            self._ports.installed(effect.number, _commanded({}, parts), {})
-            return
         work = self._works[effect.number] = _Work(effect, parts)
+        if not addresses(parts) and "pip" not in parts and "uv" not in parts:
+            self._installed(work, {}, {})
+            return
         with self._reporting(work):
             work.missing = stored_packages(parts)
             for folder in ("packages", "venvs", "incoming"):
@@ -158,6 +158,12 @@ class Installer:
             self._forget_files(work)
             self._ports.failed(work.effect.number, error, lost)
 
+    def _installed(self, work: _Work, equipment: dict[str, Any], sizes: dict[str, int]) -> None:
+        with self._reporting(work):
+            equipment = _commanded(equipment, work.parts)
+        if self._works.pop(work.effect.number, None) is work:
+            self._ports.installed(work.effect.number, equipment, sizes)
+
     @staticmethod
     def _forget_files(work: _Work) -> None:
         for path in work.stored.values():
@@ -203,14 +209,14 @@ class Installer:
         except (OSError, ValueError):
             found = {"error": f"the process that installs it ended ({ended}):\n{self._log_tail(number)}"}
         self._forget_files(work)
-        if self._works.pop(number, None) is not work:
+        if self._works.get(number) is not work:
             return
         log = os.path.join(self._logs, f"environment-{number}.log")
         if "error" in found:
             self._ports.note(f"a runtime environment could not be set up; see {log}")
-            self._ports.failed(number, f"{mask(found['error'])}\nThe whole output is in {log} on the node.", False)
+            self._failed(work, f"{mask(found['error'])}\nThe whole output is in {log} on the node.")
         else:
-            self._ports.installed(number, _commanded(found["equipment"], work.parts), found["sizes"])
+            self._installed(work, found["equipment"], found["sizes"])
 
     def _log_tail(self, number: int) -> str:
         try:

@@ -229,9 +229,11 @@ class Leases:
                 self._configured.add(worker.incarnation)
                 job = self._ports.jobs.jobs.get(placement.kind.job)
                 config = job.config if job is not None else {}
-                if placement.equipment:
-                    config = {**config, "equipment": placement.equipment}
-                    worker.broken |= "error" in placement.equipment
+                broken = self._pool.why_broken(placement.kind)  # a fresh kind knows it from its start
+                equipment = {"error": broken} if broken and placement.kind.hook else placement.equipment
+                if equipment:
+                    config = {**config, "equipment": equipment}
+                    worker.broken |= "error" in equipment
                 self._context.send(worker.incarnation, m.JobSettings(placement.kind.job, config))
             if not placement.actor:
                 self._context.send(placement.owner, m.LeaseGrant(

@@ -106,10 +106,10 @@ class Declared:
 class Death:
     """How a worker process ended, as the shell saw it."""
 
-    __slots__ = ("exit_code", "finished", "lease", "log_file", "log_tail", "signal", "started")
+    __slots__ = ("equipping", "exit_code", "finished", "lease", "log_file", "log_tail", "signal", "started")
 
     def __init__(self, signal: int = 0, exit_code: int = 0, lease: int = 0, started: int = 0, finished: int = 0,
-                 log_tail: str = "", log_file: str = ""):
+                 log_tail: str = "", log_file: str = "", equipping: bool = False):
         self.signal = signal
         self.exit_code = exit_code
         self.lease = lease  # the lease of its progress marks
@@ -117,3 +117,4 @@ class Death:
         self.finished = finished
         self.log_tail = log_tail
         self.log_file = log_file
+        self.equipping = equipping  # its setup hook ran

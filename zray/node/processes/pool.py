@@ -78,8 +78,12 @@ class Kind(NamedTuple):
                    setup, hook)
 
 
-def why_not_started(kind: Kind, last_words: str) -> str:
-    """For users: Python could not start for that kind, again and again."""
+def why_not_started(kind: Kind, last_words: str, equipping: bool) -> str:
+    """For users: Python could not start for that kind, or its setup hook ended the process, again and again."""
+    if equipping:
+        name = kind.hook.rpartition(":")[2]
+        return (f"The process ended while it ran the setup hook method {name}. It said: {last_words}\n"
+                f"zray runs the hook again when a task asks for it after a pause of {BROKEN_RETRY_S:g} s.")
     names = env_vars.at_exec(dict(kind.env))
     causes = [f"its env_vars {', '.join(names)}"] if names else []
     if kind.setup:
@@ -145,7 +149,7 @@ class WorkerPool:
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
         self._start_after = 0.0
-        # fresh kind -> (failures to start in a row, the last error, when it is tried again)
+        # kind -> (failures to start, or to survive its hook, in a row; the last error; when it is tried again)
         self._broken: dict[Kind, tuple[int, str, float]] = {}
         self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed -> deadline
         self.may_retire = may_retire  # for being idle
@@ -169,7 +173,7 @@ class WorkerPool:
 
     def take(self, kind: Kind, token: Hashable, now: float) -> WorkerRecord | None:
         """An idle worker for ``kind``, or None: then ``token`` waits."""
-        if kind.fresh and kind in self._broken and self._why_broken(kind) and self._broken[kind][2] <= now:
+        if kind in self._broken and self.why_broken(kind) and self._broken[kind][2] <= now:
             del self._broken[kind]
         for candidate in (kind,) if kind.fresh else (kind, None):
             idle = self._idle.get(candidate)
@@ -215,7 +219,7 @@ class WorkerPool:
         self._no_longer_starting(worker)
         if worker.kind is None:
             self._start_failures = 0
-        elif not self._why_broken(worker.kind):
+        elif not worker.kind.hook and not self.why_broken(worker.kind):
             self._broken.pop(worker.kind, None)
         worker.endpoint = endpoint
         served = self._offer(worker, now)
@@ -231,6 +235,8 @@ class WorkerPool:
             self.retire(worker, "its runtime environment could not be set up", now)
             self._start_needed(now)
             return []
+        if worker.kind is not None and worker.kind.hook:  # it has survived its hook
+            self._broken.pop(worker.kind, None)
         return self._offer(worker, now)
 
     def use(self, worker: WorkerRecord, state: State, lease: int, now: float, actor: bytes = b"") -> None:
@@ -272,8 +278,9 @@ class WorkerPool:
         """The worker announced that it ends by itself (max_calls reached, exit)."""
         self._leave(worker, now)
 
-    def died(self, incarnation: bytes, now: float, last_words: str = "") -> WorkerRecord | None:
-        """Its process is gone.  Returns the record as it was, or None when unknown."""
+    def died(self, incarnation: bytes, now: float, last_words: str = "", equipping: bool = False
+             ) -> WorkerRecord | None:
+        """Its process is gone (``equipping``: in its setup hook).  Returns its last record, or None when unknown."""
         worker = self.workers.pop(incarnation, None)
         self._dismissed.pop(incarnation, None)
         if worker is None:
@@ -289,6 +296,8 @@ class WorkerPool:
                     self._start_after = now + min(START_PAUSE_S_MAX, 0.1 * 2 ** (self._start_failures - 4))
         elif worker.state is State.IDLE:
             self._drop_idle(worker)
+        elif equipping and worker.kind is not None and not worker.reason:
+            self._could_not_start(worker.kind, last_words, now, equipping=True)
         self._start_needed(now)
         return worker
 
@@ -402,7 +411,7 @@ class WorkerPool:
         else:
             worker.kind = kind
             self._starting_of[kind] = self._starting_of.get(kind, 0) + 1
-        broken = self._why_broken(kind) if kind is not None else ""
+        broken = self.why_broken(kind) if kind is not None else ""
         worker.broken = bool(broken)
         self._emit(Spawn(worker.id, kind, broken))
 
@@ -423,18 +432,14 @@ class WorkerPool:
             if not self._starting_of[worker.kind]:
                 del self._starting_of[worker.kind]
 
-    def _could_not_start(self, kind: Kind, last_words: str, now: float) -> None:
-        """A process under that environment ended before it was ready: count it against the
+    def _could_not_start(self, kind: Kind, last_words: str, now: float, equipping: bool = False) -> None:
+        """A process under that environment ended before it was ready, or in its setup hook: count it against the
         environment, not the node."""
         failures = self._broken.pop(kind, (0, "", 0.0))[0]
-        self._broken[kind] = failures + 1, last_words, now + BROKEN_RETRY_S
+        why = why_not_started(kind, last_words or "nothing; it ended at once", equipping)
+        self._broken[kind] = failures + 1, why, now + BROKEN_RETRY_S
         if len(self._broken) > BROKEN_KEPT_MAX:
             del self._broken[next(iter(self._broken))]
-
-    def _why_broken(self, kind: Kind) -> str:
-        """The error of processes that could not start under that environment; '' while another try may help."""
-        failures, last_words, _ = self._broken.get(kind, (0, "", 0.0))
-        return last_words or "its process ended at once" if failures >= START_FAILURES_FREE else ""
 
     def _leave(self, worker: WorkerRecord, now: float) -> bool:
         if worker.state is State.EXITING or worker.incarnation not in self.workers:
@@ -467,9 +472,14 @@ class WorkerPool:
 
     # ------------------------------------------------------------ views
 
+    def why_broken(self, kind: Kind) -> str:
+        """For users: why no process could start under that environment; '' while another try may help."""
+        failures, why, _ = self._broken.get(kind, (0, "", 0.0))
+        return why if failures >= START_FAILURES_FREE else ""
+
     def broken_environments(self) -> dict[Kind, str]:
         """Environments under which no process could start, and why."""
-        return {kind: why for kind in self._broken if (why := self._why_broken(kind))}
+        return {kind: why for kind in self._broken if (why := self.why_broken(kind))}
 
     def of_job(self, job: int) -> list[WorkerRecord]:
         return [worker for worker in self.workers.values() if worker.kind and worker.kind.job == job]

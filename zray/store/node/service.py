@@ -40,7 +40,16 @@ from zray.store.node.records import (
 )
 from zray.store.node.spill import Spiller
 from zray.store.node.table import StoreTable
-from zray.store.segment import PAYLOAD_MARK, ControlSegment, Segment, Slot, arena_name, control_name, make_overflow
+from zray.store.segment import (
+    HOOK_MARK,
+    PAYLOAD_MARK,
+    ControlSegment,
+    Segment,
+    Slot,
+    arena_name,
+    control_name,
+    make_overflow,
+)
 from zray.store.transfer.copies import NODE_ITSELF
 from zray.store.transfer.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.transfer.machine import TransferMachine
@@ -221,13 +230,14 @@ class StoreService:
         self.table.disconnect(incarnation, self.clock())
         self._perform()
 
-    def slot_marks(self, incarnation: bytes) -> tuple[int, int, int]:
-        """Progress marks ``(lease, started, finished)``; read them before ``close_slot``."""
+    def slot_marks(self, incarnation: bytes) -> tuple[int, int, int, bool]:
+        """Progress marks ``(lease, started, finished, in its setup hook)``; read them before ``close_slot``."""
         entry = self.slots.get(incarnation)
         if entry is None:
-            return 0, 0, 0
-        lease, started, finished = entry[1].marks[:3]
-        return lease, started, finished
+            return 0, 0, 0, False
+        marks = entry[1].marks
+        lease, started, finished = marks[:3]
+        return lease, started, finished, bool(marks[HOOK_MARK])
 
     def drop_job(self, job: bytes) -> None:
         """All processes of this job (4 bytes) are gone: so are its objects."""

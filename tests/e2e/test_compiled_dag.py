@@ -218,6 +218,7 @@ def test_buffered_results_are_bounded(compiled):
     refs = [graph.execute(n) for n in range(3)]
     with pytest.raises(RayCgraphCapacityExceeded, match="more than 1 buffered results"):
         ray.get(refs[2])
+    assert [ray.get(ref) for ref in refs] == [0, 1, 2], "the refused one is still there"
 
 
 def test_a_time_out_is_no_end(compiled, actor, gate):
@@ -230,6 +231,18 @@ def test_a_time_out_is_no_end(compiled, actor, gate):
         ref.get(timeout=0)
     gate.open()
     assert ray.get(ref) == "through"
+
+
+def test_a_result_outlives_a_ctrl_c_that_ends_get(compiled, actor, monkeypatch):
+    with InputNode() as value:
+        graph = compiled(actor.add.bind(value))
+    ref = graph.execute(7)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(graph._channels, "read", lambda *_: signal.raise_signal(signal.SIGINT))
+        ray.get(ref)
+    assert ray.get(ref) == 7
+    with pytest.raises(ValueError, match="can only be called once"):
+        ray.get(ref)
 
 
 def test_other_calls_of_the_actor_run_beside_the_graph(compiled):
@@ -256,6 +269,46 @@ def test_futures_of_an_event_loop(compiled):
     assert asyncio.run(run()) == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
     with pytest.raises(ValueError, match="Use execute_async"):
         graph.execute(1)
+
+
+def test_a_result_outlives_an_await_that_is_cancelled(compiled, actor, gate):
+    with InputNode() as value:
+        graph = compiled(actor.hold.bind(value), enable_asyncio=True)
+
+    async def cancel():
+        future = await graph.execute_async(gate)
+        waits = asyncio.ensure_future(future)
+        await asyncio.to_thread(gate.wait_arrived)
+        with pytest.raises(ValueError, match="only be awaited upon once"):
+            await future
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        gate.open()
+        return future
+
+    async def again(future):
+        assert await future == "through"
+        with pytest.raises(ValueError, match="only be awaited upon once"):
+            await future
+
+    future = asyncio.run(cancel())  # its end waits for the thread, so the result has come
+    asyncio.run(again(future))
+
+
+def test_an_await_that_finds_no_room_for_results_can_be_repeated(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(stage.add.bind(value), _max_inflight_executions=3, _max_buffered_results=1,
+                         enable_asyncio=True)
+
+    async def run():
+        futures = [await graph.execute_async(n) for n in range(3)]
+        with pytest.raises(RayCgraphCapacityExceeded, match="more than 1 buffered results"):
+            await futures[2]
+        return [await future for future in futures]
+
+    assert asyncio.run(run()) == [0, 1, 2]
 
 
 def test_an_actor_that_is_killed_is_named_and_the_others_are_free_again(compiled, actor):

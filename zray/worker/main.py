@@ -91,6 +91,7 @@ class WorkerProcess:
             equipment.take_on(found)
         except OSError as error:
             return f"its folders are gone: {error}"
+        self.rt.process.equipment = found
         hook = env.get("worker_process_setup_hook")
         failure = equipment.run_hook(hook, self.rt.fetch_function) if hook else ""
         if failure:  # the next worker tries again

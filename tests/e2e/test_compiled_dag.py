@@ -15,7 +15,7 @@ import pytest
 import zray as ray
 from tests.e2e.scripts import run_script
 from tests.e2e.target import until
-from zray.dag import DAGContext, InputNode, MultiOutputNode
+from zray.dag import DAGContext, InputNode, MultiOutputNode, loop
 from zray.exceptions import (
     ActorDiedError,
     RayCgraphCapacityExceeded,
@@ -72,6 +72,12 @@ class Stage:
 
     def threads(self):
         return [thread.name for thread in threading.enumerate()]
+
+    def nothing(self, x):
+        return None
+
+    def graphs(self):
+        return len(loop._parts)
 
     def open_files(self):
         return sorted(os.readlink(f"/proc/self/fd/{fd}").split("[")[0] for fd in os.listdir("/proc/self/fd")
@@ -209,6 +215,16 @@ def test_results_that_nobody_wants_are_dropped(compiled):
         graph.execute(n)
     last = graph.execute(20)
     assert ray.get(last) == [20, 21] and not graph._buffer and not graph._dropped
+
+
+def test_a_dropped_result_that_is_none_is_forgotten(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(MultiOutputNode([stage.add.bind(value), stage.nothing.bind(value)]))
+    wanted, other = graph.execute(1)
+    assert ray.get(wanted) == 1 and graph._buffer == {(1, 1): None}
+    del other
+    assert not graph._buffer and not graph._dropped
 
 
 def test_buffered_results_are_bounded(compiled):
@@ -352,6 +368,11 @@ def test_a_graph_that_is_forgotten_ends(cluster):
     assert ray.get(graph.execute(1)) == 1
     del graph
     until(lambda: "compiled-graph" not in ray.get(stage.threads.remote()), "its thread ends")
+    with InputNode() as value:
+        graph = stage.add.bind(value).experimental_compile()
+    assert ray.get(stage.graphs.remote()) == 1, "the next graph takes the place of the one that ended"
+    graph.teardown()
+    assert ray.get(stage.graphs.remote()) == 0
 
 
 def test_a_graph_ends_with_the_process_that_compiled_it(cluster, tmp_path):

@@ -28,6 +28,7 @@ from zray.dag.settings import CompileOptions
 from zray.handles.connection import connected
 
 DEATH_TIMEOUT_S = 10.0  # for the death of an actor to be known after its channels closed
+_ABSENT = object()
 CLOSED = ("The compiled graph was torn down, or one of its processes ended. Compile a new graph to go on.")
 
 
@@ -236,7 +237,7 @@ class CompiledDAG:
 
     def _drop(self, index: int, place: int) -> None:
         """Nobody will ask for this result.  Called by finalisers, so it takes no lock and does no I/O."""
-        if self._buffer.pop((index, place), None) is None:
+        if self._buffer.pop((index, place), _ABSENT) is _ABSENT:  # None is a result, too
             self._dropped.add((index, place))
 
     # ---- the end

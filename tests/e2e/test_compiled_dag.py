@@ -15,7 +15,7 @@ import pytest
 import zray as ray
 from tests.e2e.scripts import run_script
 from tests.e2e.target import until
-from zray.dag import DAGContext, InputNode, MultiOutputNode
+from zray.dag import DAGContext, InputNode, MultiOutputNode, loop
 from zray.exceptions import (
     ActorDiedError,
     RayCgraphCapacityExceeded,
@@ -72,6 +72,12 @@ class Stage:
 
     def threads(self):
         return [thread.name for thread in threading.enumerate()]
+
+    def nothing(self, x):
+        return None
+
+    def graphs(self):
+        return len(loop._parts)
 
     def open_files(self):
         return sorted(os.readlink(f"/proc/self/fd/{fd}").split("[")[0] for fd in os.listdir("/proc/self/fd")
@@ -211,6 +217,16 @@ def test_results_that_nobody_wants_are_dropped(compiled):
     assert ray.get(last) == [20, 21] and not graph._buffer and not graph._dropped
 
 
+def test_a_dropped_result_that_is_none_is_forgotten(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(MultiOutputNode([stage.add.bind(value), stage.nothing.bind(value)]))
+    wanted, other = graph.execute(1)
+    assert ray.get(wanted) == 1 and graph._buffer == {(1, 1): None}
+    del other
+    assert not graph._buffer and not graph._dropped
+
+
 def test_buffered_results_are_bounded(compiled):
     stage = Stage.remote()
     with InputNode() as value:
@@ -218,6 +234,7 @@ def test_buffered_results_are_bounded(compiled):
     refs = [graph.execute(n) for n in range(3)]
     with pytest.raises(RayCgraphCapacityExceeded, match="more than 1 buffered results"):
         ray.get(refs[2])
+    assert [ray.get(ref) for ref in refs] == [0, 1, 2], "the refused one is still there"
 
 
 def test_a_time_out_is_no_end(compiled, actor, gate):
@@ -230,6 +247,18 @@ def test_a_time_out_is_no_end(compiled, actor, gate):
         ref.get(timeout=0)
     gate.open()
     assert ray.get(ref) == "through"
+
+
+def test_a_result_outlives_a_ctrl_c_that_ends_get(compiled, actor, monkeypatch):
+    with InputNode() as value:
+        graph = compiled(actor.add.bind(value))
+    ref = graph.execute(7)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(graph._channels, "read", lambda *_: signal.raise_signal(signal.SIGINT))
+        ray.get(ref)
+    assert ray.get(ref) == 7
+    with pytest.raises(ValueError, match="can only be called once"):
+        ray.get(ref)
 
 
 def test_other_calls_of_the_actor_run_beside_the_graph(compiled):
@@ -256,6 +285,46 @@ def test_futures_of_an_event_loop(compiled):
     assert asyncio.run(run()) == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
     with pytest.raises(ValueError, match="Use execute_async"):
         graph.execute(1)
+
+
+def test_a_result_outlives_an_await_that_is_cancelled(compiled, actor, gate):
+    with InputNode() as value:
+        graph = compiled(actor.hold.bind(value), enable_asyncio=True)
+
+    async def cancel():
+        future = await graph.execute_async(gate)
+        waits = asyncio.ensure_future(future)
+        await asyncio.to_thread(gate.wait_arrived)
+        with pytest.raises(ValueError, match="only be awaited upon once"):
+            await future
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        gate.open()
+        return future
+
+    async def again(future):
+        assert await future == "through"
+        with pytest.raises(ValueError, match="only be awaited upon once"):
+            await future
+
+    future = asyncio.run(cancel())  # its end waits for the thread, so the result has come
+    asyncio.run(again(future))
+
+
+def test_an_await_that_finds_no_room_for_results_can_be_repeated(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(stage.add.bind(value), _max_inflight_executions=3, _max_buffered_results=1,
+                         enable_asyncio=True)
+
+    async def run():
+        futures = [await graph.execute_async(n) for n in range(3)]
+        with pytest.raises(RayCgraphCapacityExceeded, match="more than 1 buffered results"):
+            await futures[2]
+        return [await future for future in futures]
+
+    assert asyncio.run(run()) == [0, 1, 2]
 
 
 def test_an_actor_that_is_killed_is_named_and_the_others_are_free_again(compiled, actor):
@@ -299,6 +368,11 @@ def test_a_graph_that_is_forgotten_ends(cluster):
     assert ray.get(graph.execute(1)) == 1
     del graph
     until(lambda: "compiled-graph" not in ray.get(stage.threads.remote()), "its thread ends")
+    with InputNode() as value:
+        graph = stage.add.bind(value).experimental_compile()
+    assert ray.get(stage.graphs.remote()) == 1, "the next graph takes the place of the one that ended"
+    graph.teardown()
+    assert ray.get(stage.graphs.remote()) == 0
 
 
 def test_a_graph_ends_with_the_process_that_compiled_it(cluster, tmp_path):

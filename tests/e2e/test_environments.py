@@ -200,7 +200,13 @@ def test_the_runtime_environment_of_whoever_starts_the_driver_stands_below_that_
     assert ray.get(ray.remote(seen).remote("OUTER", "BOTH")) == ("o", "i")
     ray.shutdown()
     monkeypatch.setenv("RAY_RUNTIME_ENV", "{")
-    with pytest.raises(ValueError, match="RAY_RUNTIME_ENV"):
+    with pytest.raises(ValueError, match=r"variable RAY_RUNTIME_ENV is not JSON"):
+        ray.init(num_cpus=1)
+    monkeypatch.setenv("ZRAY_RUNTIME_ENV", '{"working_dir": "/no/such/folder"}')
+    with pytest.raises(ValueError, match=r"variable ZRAY_RUNTIME_ENV has no valid runtime env.* nothing that exists"):
+        ray.init(num_cpus=1)
+    monkeypatch.setenv("ZRAY_RUNTIME_ENV", "[]")
+    with pytest.raises(ValueError, match=r"variable ZRAY_RUNTIME_ENV has no valid runtime env"):
         ray.init(num_cpus=1)
 
 

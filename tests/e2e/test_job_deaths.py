@@ -1,9 +1,10 @@
-"""Submitted jobs whose session or node ends, and a client whose cluster has ended."""
+"""Submitted jobs in sessions and clusters of their own, which mostly end, or some of their nodes do."""
 
 from __future__ import annotations
 
 import os
 import signal
+import textwrap
 
 import pytest
 
@@ -69,6 +70,34 @@ def test_a_job_that_waits_for_resources_outlives_its_client_and_starts_with_a_ne
     with JobSubmissionClient() as client:
         assert wait(client, job).status is JobStatus.SUCCEEDED
         assert client.get_job_logs(job) in ("at last, GPU 0\n", "at last, GPU 1\n")
+
+
+def test_the_tasks_of_a_job_have_what_its_relative_paths_meant_where_it_was_submitted(grow, monkeypatch, tmp_path):
+    """Also on another node, which fetches the packages by the job of the driver."""
+    cluster = grow({"num_cpus": 1}, {"num_cpus": 1, "resources": {"there": 1}})
+    for path, text in {"mods/shape/__init__.py": "import one; area = one.size * 7", "one.py": "size = 6",
+                       "work/data.txt": "data", "reqs.txt": "# nothing to install\n"}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    (tmp_path / "work" / "train.py").write_text(textwrap.dedent("""
+        import zray as ray
+        ray.init()
+
+        @ray.remote(num_cpus=0, resources={"there": 0.1})
+        def there():
+            import shape
+            return shape.area, open("data.txt").read()
+
+        print("answer", ray.get(there.remote()), ray.get_runtime_context().runtime_env["pip"])
+        """))
+    monkeypatch.chdir(tmp_path)
+    with JobSubmissionClient(cluster.address) as client:
+        job = client.submit_job(entrypoint="python train.py", runtime_env={
+            "working_dir": "work", "py_modules": ["mods/shape", "one.py"], "pip": "reqs.txt"})
+        details = wait(client, job)
+        assert details.status is JobStatus.SUCCEEDED, details.message
+        assert "answer (42, 'data') {'packages': []" in client.get_job_logs(job)
+        assert details.runtime_env["pip"] == "reqs.txt", "shown as it was submitted"
 
 
 def test_a_node_that_is_killed_fails_its_jobs_by_name_and_others_go_on(grow):

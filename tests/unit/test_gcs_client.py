@@ -104,6 +104,9 @@ def test_user_keys(service):
     assert client.kv_put(b"k", b"2", overwrite=False).result() is True
     assert client.kv_get(b"k").result() == b"1"
     assert client.kv_put(b"k", b"3").result() is True
+    assert client.kv_swap(b"k", b"3", b"4").result() is True and client.kv_swap(b"k", b"3", b"5").result() is False
+    assert client.kv_get(b"k").result() == b"4"
+    assert client.kv_swap(b"none", b"3", b"4").result() is False and client.kv_get(b"none").result() is None
     assert client.kv_put(b"k", b"x", namespace="ns").result() is False
     assert client.kv_put(b"k2", b"x").result() is False
     assert client.kv_list(b"k").result() == [b"k", b"k2"]

@@ -147,8 +147,13 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
 
 
 def _environment(name: str) -> str | None:
-    """``ZRAY_X``, or Ray's ``RAY_X``."""
-    return os.environ.get(f"ZRAY_{name}") or os.environ.get(f"RAY_{name}")
+    """The value of ``ZRAY_X``, or of Ray's ``RAY_X``."""
+    return os.environ.get(_variable(name))
+
+
+def _variable(name: str) -> str:
+    """Which of both counts."""
+    return f"ZRAY_{name}" if os.environ.get(f"ZRAY_{name}") else f"RAY_{name}"
 
 
 def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
@@ -156,12 +161,15 @@ def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
     text = _environment("RUNTIME_ENV")
     if not text:
         return options
+    where = f"the environment variable {_variable('RUNTIME_ENV')}"
     try:
         given = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    try:
         TASK_OPTIONS["runtime_env"].validate("runtime_env", given)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the environment variable RAY_RUNTIME_ENV is no runtime environment, in JSON: {error}"
-                         ) from None
+        raise ValueError(f"{where} has no valid runtime environment: {error}") from None
     own = options.get("runtime_env")
     if own is not None:
         TASK_OPTIONS["runtime_env"].validate("runtime_env", own)

@@ -462,6 +462,12 @@ class _Keys:
             self._values[space, key] = value
         then(existed)
 
+    def kv_swap(self, key: bytes, expected: bytes, new: bytes, space: str, then: Callable[[Any], None]) -> None:
+        swapped = self._values.get((space, key)) == expected
+        if swapped:
+            self._values[space, key] = new
+        then(swapped)
+
     def kv_get(self, key: bytes, space: str, then: Callable[[Any], None]) -> None:
         then(self._values.get((space, key)))
 

@@ -24,6 +24,7 @@ class ProcessRecord:
         self.worker_id = incarnation.ljust(WORKER_SIZE, b"\0")  # as the API shows it; a worker's has more random bytes
         self.namespace = ""
         self.env: dict[str, Any] = {}  # the runtime environment that tasks and actors submitted here inherit
+        self.equipment: dict[str, Any] = {}  # where this node has the packages of ``env``: zray.worker.equipment
         self.detached = False  # whether actors that do not say their lifetime outlive the job
         self.node_info: dict[str, Any] = {}
         self.epoch_s = 0.0  # the time of day, in seconds since 1970, less the clock of this process

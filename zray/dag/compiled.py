@@ -23,11 +23,12 @@ from zray.channels.channel import ChannelClosed, ChannelTimeout, Listener
 from zray.dag import loop
 from zray.dag.node import DAGNode
 from zray.dag.plan import DRIVER, GraphPlan, PlannedCall, make_plan
-from zray.dag.references import CompiledDAGFuture, CompiledDAGRef
+from zray.dag.references import CompiledDAGFuture, CompiledDAGRef, _Result
 from zray.dag.settings import CompileOptions
 from zray.handles.connection import connected
 
 DEATH_TIMEOUT_S = 10.0  # for the death of an actor to be known after its channels closed
+_ABSENT = object()
 CLOSED = ("The compiled graph was torn down, or one of its processes ended. Compile a new graph to go on.")
 
 
@@ -212,11 +213,14 @@ class CompiledDAG:
                     self._dropped.discard(key)
                     del self._buffer[key]
 
-    def _fetch(self, index: int, place: int, timeout: float | None) -> Any:
-        """The value of a reference; raises the error of its operation."""
+    def _fetch(self, result: _Result, timeout: float | None) -> Any:
+        """The value of a reference; raises the error of its operation.  ValueError when it was taken."""
+        key = result._index, result._place
         deadline = _deadline(self._options.get_timeout if timeout is None else None if timeout == -1 else timeout)
         with self._lock:
-            while (index, place) not in self._buffer:
+            if result._taken:
+                raise ValueError(result._again())
+            while key not in self._buffer:
                 self._check_open()
                 if len(self._buffer) >= self._options.max_buffered_results:
                     raise RayCgraphCapacityExceeded(
@@ -225,14 +229,15 @@ class CompiledDAG:
                         "CompiledDAGRef's (or await on CompiledDAGFuture's) to retrieve results, or increase "
                         "`_max_buffered_results`.")
                 self._receive(deadline)
-            value = self._buffer.pop((index, place))
+            value = self._buffer.pop(key)
+            result._taken = True
         if isinstance(value, loop.Failed):
             raise load_error(value.payload)
         return value
 
     def _drop(self, index: int, place: int) -> None:
         """Nobody will ask for this result.  Called by finalisers, so it takes no lock and does no I/O."""
-        if self._buffer.pop((index, place), None) is None:
+        if self._buffer.pop((index, place), _ABSENT) is _ABSENT:  # None is a result, too
             self._dropped.add((index, place))
 
     # ---- the end

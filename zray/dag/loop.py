@@ -64,9 +64,20 @@ def listen(actor: Any, graph: str, methods: list[str]) -> tuple[str, str, str]:
             return "", "", f"{type(actor).__name__}.{name} is a coroutine method"
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             return "", "", f"{type(actor).__name__}.{name} is a generator"
+    _forget_ended()
     listener = Listener(context.gcs_address)
     _parts[graph] = _Part(listener)
     return context.get_node_id(), listener.path, ""
+
+
+def _forget_ended() -> None:
+    """Delete the parts of graphs that ended without a teardown.
+
+    A thread does not delete its own part: ``finish`` must find the thread as long as it lives.
+    """
+    for graph, part in list(_parts.items()):
+        if part.thread is not None and not part.thread.is_alive():
+            _parts.pop(graph, None)
 
 
 def start(actor: Any, plan: ActorPlan) -> None:
@@ -87,8 +98,9 @@ def start(actor: Any, plan: ActorPlan) -> None:
         finally:
             channels.close()
 
-    part.thread = threading.Thread(target=run, daemon=True, name="compiled-graph")
-    part.thread.start()
+    thread = threading.Thread(target=run, daemon=True, name="compiled-graph")
+    thread.start()
+    part.thread = thread  # not before: a thread that did not start looks as one that has ended
 
 
 def finish(actor: Any, graph: str, timeout_s: float | None) -> bool:
@@ -101,7 +113,7 @@ def finish(actor: Any, graph: str, timeout_s: float | None) -> bool:
         part.thread.join(timeout_s)
         if part.thread.is_alive():
             return False
-    del _parts[graph]
+    _parts.pop(graph, None)
     return True
 
 

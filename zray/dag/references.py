@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,20 +18,11 @@ class _Result:
         self._dag = dag
         self._index = index
         self._place = place
-        self._taken = False
+        self._taken = False  # the graph sets it, with its lock, when it gives the result away
 
     def _take(self, timeout: float | None) -> Any:
-        """ValueError when it was taken; after a time-out it can be tried again."""
-        from zray.base.graph_errors import RayChannelTimeoutError
-
-        if self._taken:
-            raise ValueError(self._again())
-        self._taken = True
-        try:
-            return self._dag._fetch(self._index, self._place, timeout)
-        except RayChannelTimeoutError:
-            self._taken = False
-            raise
+        """ValueError when it was taken.  After any other end without the result it can be tried again."""
+        return self._dag._fetch(self, timeout)
 
     def _again(self) -> str:
         raise NotImplementedError
@@ -70,12 +62,48 @@ class CompiledDAGRef(_Result):
 
 
 class CompiledDAGFuture(_Result):
-    """A result of ``execute_async``: ``await future``, once."""
+    """A result of ``execute_async``: ``await future``, once.
+
+    A thread takes the result.  It goes on when the ``await`` is cancelled, and the next ``await`` waits for it.
+    """
+
+    def __init__(self, dag: CompiledDAG, index: int, place: int):
+        super().__init__(dag, index, place)
+        self._awaited = False  # now, or to the end
+        self._thread: concurrent.futures.Future[Any] | None = None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if self._taken:
+        if self._awaited:
             raise ValueError(self._again())
-        return asyncio.to_thread(self._take, None).__await__()
+        self._awaited = True
+        if self._thread is None:
+            self._thread = self._start()
+        thread, ended = self._thread, False
+        try:
+            value = yield from asyncio.wrap_future(thread).__await__()
+            ended = True
+            return value
+        except Exception:
+            ended = self._taken  # the error of the operation; else the thread ended without the result
+            self._thread = None
+            raise
+        finally:
+            self._awaited = ended
+            if ended:
+                self._thread = None  # it holds the value
+
+    def _start(self) -> concurrent.futures.Future[Any]:
+        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        outcome.set_running_or_notify_cancel()  # from here on nothing cancels it
+
+        def run() -> None:
+            try:
+                outcome.set_result(self._take(None))
+            except BaseException as error:  # for whoever awaits
+                outcome.set_exception(error)
+
+        asyncio.get_running_loop().run_in_executor(None, run)
+        return outcome
 
     def _again(self) -> str:
         return "CompiledDAGFuture can only be awaited upon once, and it has already been awaited upon."

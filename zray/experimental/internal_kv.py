@@ -40,6 +40,12 @@ def _internal_kv_put(key: Name, value: Name, overwrite: bool = True, *, namespac
     return _ask("written", lambda kv, then: kv.kv_put(name, data, space, overwrite, then))
 
 
+def swap(key: Name, expected: Name, new: Name, *, namespace: Name | None = None) -> bool:
+    """Replace a value by another; False, and nothing changes, when it is not ``expected`` (any more).  Not in Ray."""
+    name, old, data, space = _bytes(key), _bytes(expected), _bytes(new), _text(namespace)
+    return _ask("written", lambda kv, then: kv.kv_swap(name, old, data, space, then))
+
+
 def _internal_kv_del(key: Name, *, del_by_prefix: bool = False, namespace: Name | None = None) -> int:
     """Delete a key, or all that begin with it; returns how many there were."""
     keys = _internal_kv_list(key, namespace=namespace) if del_by_prefix else [_bytes(key)]

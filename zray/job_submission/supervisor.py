@@ -22,6 +22,7 @@ import time
 from typing import Any
 
 import zray as ray
+from zray.environments import spec
 from zray.handles.connection import connected
 from zray.job_submission import keeper, table
 from zray.job_submission.logs import machine_id
@@ -126,10 +127,7 @@ class JobSupervisor:
         env["ZRAY_ADDRESS"] = self._context.gcs_address
         env["ZRAY_JOB_SUBMISSION_ID"] = self.submission_id
         if row.get("runtime_env"):
-            given = dict(row["runtime_env"])
-            if given.get("working_dir"):
-                given["working_dir"] = os.getcwd()  # it is here already, under another name
-            env["ZRAY_RUNTIME_ENV"] = json.dumps(given)
+            env["ZRAY_RUNTIME_ENV"] = json.dumps(_runtime_env(self._context.runtime_env))
         if not row.get("entrypoint_num_cpus") and "OMP_NUM_THREADS" not in _variables_at_start():
             env.pop("OMP_NUM_THREADS", None)  # zray set it for the lease of this actor
         env["PYTHONUNBUFFERED"] = env.get("PYTHONUNBUFFERED", "1")  # else the log lags behind by a buffer
@@ -149,6 +147,29 @@ class JobSupervisor:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(WRITE_RETRY_S)
+
+
+def _runtime_env(own: dict[str, Any]) -> dict[str, Any]:
+    """The runtime environment of this actor, for the drivers that its entrypoint starts.
+
+    Local paths in the one that was submitted mean nothing here.  Its packages are stored for the job that submitted
+    it, and a driver is a job of its own: it stores them again, from the folders in which they are on this node.
+    """
+    out, here = spec.written(own), connected().process.equipment
+    if out.get("working_dir"):
+        out["working_dir"] = here["working_dir"]
+    if "py_modules" in out:
+        out["py_modules"] = [place for address, folder in zip(out["py_modules"], here["paths"], strict=True)
+                             for place in _places(address, folder)]
+    return out
+
+
+def _places(address: str, folder: str) -> list[str]:
+    """What a driver names to get the modules of a package that is in ``folder``."""
+    if spec.scheme_of(address) != spec.PACKAGE_SCHEME:
+        return [address]  # any job can download it
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name != "__pycache__"]
+    return [path for path in paths if path.endswith(".py") or os.path.isdir(path)]
 
 
 def _variables_at_start() -> set[str]:

@@ -1,4 +1,4 @@
-"""The rows of submitted jobs in the control store: bounded, the oldest that ended leave first."""
+"""The rows of submitted jobs in the control store: bounded, the oldest that ended leave first, with their logs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from zray.experimental import internal_kv as kv
+from zray.job_submission import logs
 from zray.job_submission.records import JobInfo, JobStatus
 
 NAMESPACE = "zray-submitted-jobs"
@@ -32,24 +33,30 @@ def add(row: Row) -> None:
                            "submission_id.")
 
 
-def write(row: Row) -> None:
-    """Replace a row.  One whose job has ended is final; a row that was deleted stays so."""
-    known = read(row["submission_id"])
-    if known is not None and not JobStatus(known["status"]).is_terminal():
-        kv._internal_kv_put(row["submission_id"], _packed(row), namespace=NAMESPACE)
-
-
 def update(submission_id: str, **fields: Any) -> Row | None:
-    """Change fields of a row whose job has not ended; returns the row as it is then, None without one."""
-    row = read(submission_id)
-    if row is not None and not JobStatus(row["status"]).is_terminal():
-        write({**row, **fields})
-        row = read(submission_id)
-    return row
+    """Change fields of a row whose job has not ended; returns the row as it is then, None without one.
+
+    The client that submits, the supervisor, and whoever finds the supervisor dead write at the same time.  So the row
+    is replaced only if it is still the one that was read: no write undoes another, and none brings a deleted row back.
+    """
+    while True:
+        data = _read(submission_id)
+        if data is None:
+            return None
+        row: Row = json.loads(data)
+        if not fields or JobStatus(row["status"]).is_terminal():
+            return row
+        changed = {**row, **fields}
+        if kv.swap(submission_id, data, _packed(changed), namespace=NAMESPACE):
+            return changed
+
+
+def _read(submission_id: str) -> bytes | None:
+    return kv._internal_kv_get(submission_id, namespace=NAMESPACE)
 
 
 def read(submission_id: str) -> Row | None:
-    data = kv._internal_kv_get(submission_id, namespace=NAMESPACE)
+    data = _read(submission_id)
     return None if data is None else json.loads(data)
 
 
@@ -83,9 +90,10 @@ def _make_room() -> None:
     if len(kv._internal_kv_list("", namespace=NAMESPACE)) < JOBS_MAX:
         return
     rows = read_all()
-    ended = [row["submission_id"] for row in rows if JobStatus(row["status"]).is_terminal()]
+    ended = [row for row in rows if JobStatus(row["status"]).is_terminal()]
     if len(rows) >= JOBS_MAX and not ended:
         raise RuntimeError(f"{len(rows)} submitted jobs have not ended, and no more than {JOBS_MAX} are kept: wait for "
                            "some to end, or stop some")
-    for submission_id in ended[:len(rows) - JOBS_MAX + 1]:
-        delete(submission_id)
+    for row in ended[:max(0, len(rows) - JOBS_MAX + 1)]:
+        logs.remove(row)
+        delete(row["submission_id"])

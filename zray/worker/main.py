@@ -92,6 +92,7 @@ class WorkerProcess:
             equipment.take_on(found)
         except OSError as error:
             return f"its folders are gone: {error}"
+        self.rt.process.equipment = found
         hook = env.get("worker_process_setup_hook")
         if not hook:
             return ""

@@ -174,6 +174,10 @@ class TypedTables:
             return self.put(where, value, done)
         return self._issue([tables.COMPARE_AND_SET, where, None, value], where, done, lambda r: not r[0])
 
+    def kv_swap(self, key: bytes, expected: bytes, new: bytes, namespace: str = "", done: Done = None) -> Call:
+        """value: whether the key had the value ``expected``, and has ``new`` now."""
+        return self._swap(scoped(KV, namespace, key), expected, new, done)
+
     def kv_get(self, key: bytes, namespace: str = "", done: Done = None) -> Call:
         return self.get(scoped(KV, namespace, key), done)
 

@@ -11,6 +11,7 @@ import pytest
 
 import zray as ray
 from zray.util import Executor
+from zray.util.multiprocessing import Pool
 
 pytestmark = pytest.mark.zray_only
 
@@ -95,6 +96,30 @@ def test_shutdown_cancels_or_finishes_what_waits(cluster, gate):
     first, second = other.submit(abs, -1), other.submit(abs, -2)
     other.shutdown(cancel_futures=True)
     assert first.result() == 1 and (second.cancelled() or second.result() == 2)
+
+
+def test_a_callback_that_blocks_stops_no_other_future(cluster):
+    executor, entered, opened, shut = Executor(1), threading.Event(), threading.Event(), threading.Event()
+
+    def block(_):
+        entered.set()
+        opened.wait(60)
+
+    def shut_down(_):
+        executor.shutdown()
+        shut.set()
+
+    ray.remote(abs).remote(-1).future().add_done_callback(block)
+    assert entered.wait(60)
+    first = executor.submit(abs, -2)
+    first.add_done_callback(block)
+    last = executor.submit(abs, -3)
+    last.add_done_callback(shut_down)
+    assert first.result(60) == 2 and last.result(60) == 3 and shut.wait(60)
+    assert ray.remote(abs).remote(-4).future().result(60) == 4
+    with Pool(1) as pool:
+        assert pool.map(abs, [-5]) == [5]
+    opened.set()
 
 
 def test_asyncio_runs_in_it(executor):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from zray.api.calls import cancel, cluster_resources, remote, wait
 from zray.base.plain_numbers import plain
+from zray.core.waits.callbacks import GuardedFuture, when_done
 from zray.handles.refs import ObjectRef
 from zray.util._causes import raised_by_function
 
@@ -58,7 +59,7 @@ def _call_chunk(fn: Callable[..., Any], chunk: list[tuple]) -> list[Any]:
     return [fn(*args) for args in chunk]
 
 
-class _TaskFuture(futures.Future):
+class _TaskFuture(GuardedFuture):
     """A future that waits in zray's own ``wait``: a task that waits gives its CPU back."""
 
     def __init__(self, executor: Executor, call: tuple[Callable[..., Any], tuple, dict[str, Any]]):
@@ -124,6 +125,7 @@ class Executor(futures.Executor):
         self._idle = threading.Condition(self._lock)
         self._pending: deque[_TaskFuture] = deque()
         self._running: dict[_TaskFuture, ObjectRef] = {}
+        self._ending: set[_TaskFuture] = set()  # their tasks have ended; they are about to show that
         self._starting = False
         self._is_shut_down = False
         self._broken: str | None = None
@@ -174,8 +176,6 @@ class Executor(futures.Executor):
                     self._start(future)
         finally:
             self._starting = False
-        if not self._running and not self._pending:
-            self._idle.notify_all()
 
     def _start(self, future: _TaskFuture) -> None:
         (fn, args, kwargs), future._call = future._call, None
@@ -185,9 +185,19 @@ class Executor(futures.Executor):
             future.set_exception(error)
             return
         self._running[future] = future.object_ref = ref
-        ref.future().add_done_callback(lambda ended: self._ended(future, ended))
+        when_done(ref.future(), lambda ended: self._ended(future, ended))
 
     def _ended(self, future: _TaskFuture, ended: futures.Future) -> None:
+        with self._lock:
+            self._running.pop(future, None)
+            self._ending.add(future)
+            self._start_more()
+        self._end(future, ended)
+        with self._lock:
+            self._ending.discard(future)
+            self._idle.notify_all()
+
+    def _end(self, future: _TaskFuture, ended: futures.Future) -> None:
         error = ended.exception()
         if error is None:
             future.set_result(ended.result())
@@ -196,9 +206,6 @@ class Executor(futures.Executor):
             if isinstance(error, _InitializerFailed):
                 error = self._break(f"A process of the executor failed in its initializer: {error}")
             future.set_exception(error)
-        with self._lock:
-            self._running.pop(future, None)
-            self._start_more()
 
     def _break(self, why: str) -> futures.BrokenExecutor:
         with self._lock:
@@ -236,12 +243,12 @@ class Executor(futures.Executor):
     def _join(self) -> None:
         while True:
             with self._lock:
-                if not self._running and not self._pending:
-                    return
                 refs = list(self._running.values())
+                if not refs and not self._pending and all(future.done() for future in self._ending):
+                    return
             ready, _ = wait(refs, num_returns=1) if refs else ([], [])
             with self._lock:
-                while self._starting or any(ref in self._running.values() for ref in ready):
+                if self._starting or not refs or any(ref in self._running.values() for ref in ready):
                     self._idle.wait(START_LOOK_S)
 
 

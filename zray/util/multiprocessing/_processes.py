@@ -23,6 +23,7 @@ from typing import Any
 
 from zray.api.calls import get, kill, wait
 from zray.base.errors import ActorDiedError, RayActorError
+from zray.core.waits.callbacks import when_done
 from zray.handles.refs import ObjectRef
 
 # A chunk below this is short.  As many short chunks as fit into this time travel as one call of the actor; a round
@@ -175,7 +176,7 @@ class PoolProcesses:
         self._in_flight[ref] = member, chunks
         member.in_flight += 1
         member.taken += len(chunks)
-        ref.future().add_done_callback(_weakly(self, ref))
+        when_done(ref.future(), _weakly(self, ref))
 
     def _refuse(self, member: _Member, chunks: list[CallChunk], error: Exception) -> None:
         if len(chunks) > 1:  # find the one with the fault

@@ -99,6 +99,17 @@ def test_send_and_receive(ranks, size):
     assert ray.get([actor.call.remote("barrier") for actor in ranks], timeout=60) == [[]] * RANKS
 
 
+def test_arrays_without_dimensions_take_part(ranks):
+    arrays = [np.array(value) for value in (1.0, 2.0, 4.0)]
+    assert [array.item() for (array,) in _all(ranks, "allreduce", [(array,) for array in arrays])] == [7.0] * RANKS
+    lists = [[np.array(float(10 * to + rank)) for to in range(RANKS)] for rank in range(RANKS)]
+    found = _all(ranks, "reducescatter", [(np.array(0.0), each) for each in lists])
+    assert [into.item() for into, _ in found] == [3.0, 33.0, 63.0]
+    empty = [np.array(0.0) for _ in range(RANKS)]
+    for gathered, _ in _all(ranks, "allgather", [(empty, array) for array in arrays]):
+        assert gathered == [1.0, 2.0, 4.0] and all(array.shape == () for array in gathered)
+
+
 def test_a_wrong_call_says_so_and_the_group_goes_on(ranks):
     for call, error, words in (
             (("send", np.zeros(2), 0), RuntimeError, "is self"), (("recv", np.zeros(2), 9), ValueError, "rank 9"),
@@ -142,6 +153,15 @@ def test_ranks_that_disagree_or_do_not_come_are_named(ranks):
     with pytest.raises(RuntimeError, match="rank 1, 2 of the group 'strict' did not call barrier within 1 s"):
         ray.get(ranks[0].call.remote("barrier", "strict"), timeout=60)
     ray.get([actor.destroy.remote("strict") for actor in ranks], timeout=60)
+
+
+def test_the_name_of_a_group_that_did_not_come_together_is_free(ranks):
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="rank 1 of the group 'late' did not call init_collective_group within"):
+            ray.get(ranks[2].init.remote(0, "late", 2, timeout_ms=50), timeout=60)
+    made = [actor.init.remote(rank, "late", 2) for rank, actor in enumerate(ranks[:2])]
+    assert ray.get(made, timeout=60) == [(0, 2), (1, 2)]
+    ray.get([actor.destroy.remote("late") for actor in ranks[:2]], timeout=60)
 
 
 def test_a_driver_declares_the_ranks_of_its_actors(ranks):

@@ -11,6 +11,7 @@ import pytest
 
 import zray as ray
 from zray.util import Executor
+from zray.util.multiprocessing import Pool
 
 pytestmark = pytest.mark.zray_only
 
@@ -97,6 +98,30 @@ def test_shutdown_cancels_or_finishes_what_waits(cluster, gate):
     assert first.result() == 1 and (second.cancelled() or second.result() == 2)
 
 
+def test_a_callback_that_blocks_stops_no_other_future(cluster):
+    executor, entered, opened, shut = Executor(1), threading.Event(), threading.Event(), threading.Event()
+
+    def block(_):
+        entered.set()
+        opened.wait(60)
+
+    def shut_down(_):
+        executor.shutdown()
+        shut.set()
+
+    ray.remote(abs).remote(-1).future().add_done_callback(block)
+    assert entered.wait(60)
+    first = executor.submit(abs, -2)
+    first.add_done_callback(block)
+    last = executor.submit(abs, -3)
+    last.add_done_callback(shut_down)
+    assert first.result(60) == 2 and last.result(60) == 3 and shut.wait(60)
+    assert ray.remote(abs).remote(-4).future().result(60) == 4
+    with Pool(1) as pool:
+        assert pool.map(abs, [-5]) == [5]
+    opened.set()
+
+
 def test_asyncio_runs_in_it(executor):
     async def run():
         loop = asyncio.get_running_loop()
@@ -125,3 +150,22 @@ def test_tasks_that_wait_for_tasks_do_not_block_a_full_machine(cluster):
             return [future.result() for future in [inner.submit(abs, -n) for n in range(3)]]
 
     assert ray.get(outer.remote(), timeout=60) == [0, 1, 2]
+
+
+def test_an_executor_ends_with_its_session_and_starts_no_other(fresh, gate):
+    ray.init(num_cpus=2)
+    executor = Executor(2)
+    made = [executor.submit(gate.wait) for _ in range(5)]
+    gate.wait_arrived(2)
+    ray.shutdown()
+    done, left = futures.wait(made, timeout=60)
+    assert len(done) == 5 and not left
+    for future in made:
+        with pytest.raises(futures.BrokenExecutor, match="session of this executor has ended"):
+            future.result(timeout=60)
+    assert not ray.is_initialized()
+    ray.init(num_cpus=2)
+    with pytest.raises(futures.BrokenExecutor, match="Make a new Executor"):
+        executor.submit(abs, 1)
+    executor.cancel_all()
+    executor.shutdown()

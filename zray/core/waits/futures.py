@@ -1,7 +1,7 @@
 """Futures of references, for concurrent.futures and asyncio.
 
-One thread, started at the first use, loads values and runs users' callbacks: never under the loop lock, and never on
-the thread that polls.
+One thread, started at the first use, loads values and ends futures: never under the loop lock, and never on the thread
+that polls.  Users' callbacks run on threads of their own: see zray.core.waits.callbacks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from zray.core.machine import CoreMachine
 from zray.core.stored import Stored
 from zray.core.turns import Turns
 from zray.core.values import NotReady, Values
+from zray.core.waits.callbacks import Callbacks, GuardedFuture, when_done
 from zray.transport.loop import Loop
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from zray.handles.refs import ObjectRef
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
+
+# The end of the session waits so long for the futures, and for callbacks, in seconds.
+CLOSE_S = 1.0
 
 
 class Futures:
@@ -40,10 +44,11 @@ class Futures:
         self._stored = stored
         self._queue: SimpleQueue[Any] | None = None
         self._thread: threading.Thread | None = None
+        self._callbacks = Callbacks()
 
     def future(self, ref: ObjectRef) -> Future[Any]:
         """A future that gets the value or the error of ``ref``, and keeps ``ref`` alive."""
-        future: Future[Any] = Future()
+        future: Future[Any] = GuardedFuture()
         future.object_ref = ref  # type: ignore[attr-defined]
         self._start()
         queue = self._queue
@@ -64,7 +69,7 @@ class Futures:
             if self._refs.when_ready(record, arrived):
                 arrived(record)
                 return
-        future.add_done_callback(done)
+        when_done(future, done)
         self._kick()
 
     async def arrival(self, record: Any) -> None:
@@ -143,7 +148,8 @@ class Futures:
         if self._queue is not None and self._thread is not None:
             self._queue.put(None)
             if self._thread is not threading.current_thread():
-                self._thread.join(1.0)
+                self._thread.join(CLOSE_S)
+                self._callbacks.close(CLOSE_S)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -155,6 +161,7 @@ class Futures:
 
     def _run(self) -> None:
         assert self._queue is not None
+        self._callbacks.hold()
         while (item := self._queue.get()) is not None:
             if callable(item):
                 item()

@@ -150,3 +150,22 @@ def test_tasks_that_wait_for_tasks_do_not_block_a_full_machine(cluster):
             return [future.result() for future in [inner.submit(abs, -n) for n in range(3)]]
 
     assert ray.get(outer.remote(), timeout=60) == [0, 1, 2]
+
+
+def test_an_executor_ends_with_its_session_and_starts_no_other(fresh, gate):
+    ray.init(num_cpus=2)
+    executor = Executor(2)
+    made = [executor.submit(gate.wait) for _ in range(5)]
+    gate.wait_arrived(2)
+    ray.shutdown()
+    done, left = futures.wait(made, timeout=60)
+    assert len(done) == 5 and not left
+    for future in made:
+        with pytest.raises(futures.BrokenExecutor, match="session of this executor has ended"):
+            future.result(timeout=60)
+    assert not ray.is_initialized()
+    ray.init(num_cpus=2)
+    with pytest.raises(futures.BrokenExecutor, match="Make a new Executor"):
+        executor.submit(abs, 1)
+    executor.cancel_all()
+    executor.shutdown()

@@ -331,3 +331,21 @@ def test_other_names_of_the_module(cluster):
     queue.put(1)
     assert queue.get() == 1 and queue.empty()
 
+
+
+@pytest.mark.zray_only
+def test_a_pool_ends_with_its_session_and_starts_no_other(fresh, gate):
+    ray.init(num_cpus=2)
+    pool = mp.Pool(1)
+    running, waiting = [pool.apply_async(gate.wait) for _ in range(2)]
+    gate.wait_arrived(1)
+    ray.shutdown()
+    for result in (running, waiting):
+        with pytest.raises(ray.exceptions.RayError, match="session"):
+            result.get(timeout=60)
+    with pytest.raises(ValueError, match="session has ended"):
+        pool.map(abs, [1])
+    pool.close()
+    pool.join()
+    pool.terminate()
+    assert not ray.is_initialized()

@@ -55,6 +55,7 @@ class LocalRuntime:
     kind = "driver"
     job = 1
     endpoint = ""
+    closed = False  # its shutdown takes no time: see has_ended() in zray.handles.connection
 
     def __init__(self, num_cpus: float | None = None, num_gpus: float | None = None,
                  resources: dict[str, float] | None = None, namespace: str | None = None,

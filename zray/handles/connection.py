@@ -30,6 +30,11 @@ def current() -> Any:
     return _hooks["runtime"]
 
 
+def has_ended(runtime: Any) -> bool:
+    """Whether the session of ``runtime`` is over here, or ends now: new work would go into another one."""
+    return runtime.closed or current() is not runtime
+
+
 def _forget_in_child() -> None:
     """A forked child shares the sockets of its parent and must not touch them: it starts without a runtime."""
     _hooks["runtime"] = None

@@ -11,9 +11,11 @@ from concurrent import futures
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from zray.api.calls import cancel, cluster_resources, remote, wait
+from zray.api.calls import cluster_resources, remote
+from zray.base.errors import RayTaskError
 from zray.base.plain_numbers import plain
 from zray.core.waits.callbacks import GuardedFuture, when_done
+from zray.handles.connection import connected, has_ended
 from zray.handles.refs import ObjectRef
 from zray.util._causes import raised_by_function
 
@@ -25,6 +27,7 @@ TASKS_A_CPU = 2
 START_LOOK_S = 0.05
 # Executors whose initializer a process remembers to have run.
 REMEMBERED_MAX = 256
+EXECUTOR_ENDED = "The session of this executor has ended: zray was shut down since. Make a new Executor after init()."
 
 
 class _Setup(NamedTuple):
@@ -82,14 +85,16 @@ class _TaskFuture(GuardedFuture):
             left = None if end is None else max(0.0, end - time.monotonic())
             if left == 0.0:
                 break
+            if self._executor._is_session_over():  # no wait of a new session
+                return left
             ref = self.object_ref
             if ref is not None:
-                wait([ref], timeout=left)
+                self._executor._wait([ref], left)
                 break
             running = self._executor._refs()
             if not running:  # it was cancelled or started just now
                 return left
-            wait(running, num_returns=1, timeout=START_LOOK_S if left is None else min(left, START_LOOK_S))
+            self._executor._wait(running, START_LOOK_S if left is None else min(left, START_LOOK_S))
         return None if end is None else max(0.0, end - time.monotonic())
 
 
@@ -101,6 +106,7 @@ class Executor(futures.Executor):
     it raises, the calls raise ``concurrent.futures.BrokenExecutor``.
     ray_remote_args: options of the tasks, such as ``num_cpus``.
 
+    It ends with the session in which it was made: futures without a result then raise BrokenExecutor.
     A future that has not started can be cancelled.  References among the arguments arrive as their values.  An
     exception is the one that the function raised; its ``__cause__`` has the traceback of the other process.
     """
@@ -115,6 +121,7 @@ class Executor(futures.Executor):
                 raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        self._runtime = connected()
         cpus = max(1, int(cluster_resources().get("CPU", 1)))
         self._max_workers = max_workers or cpus
         self._in_flight_max = max_workers or cpus * TASKS_A_CPU
@@ -134,6 +141,7 @@ class Executor(futures.Executor):
         """Run ``fn(*args, **kwargs)`` as a task; RuntimeError after :meth:`shutdown`."""
         if not callable(fn):
             raise TypeError(f"submit() takes a callable, not {fn!r}")
+        self._is_session_over()
         with self._lock:
             if self._broken is not None:
                 raise futures.BrokenExecutor(self._broken)
@@ -160,13 +168,24 @@ class Executor(futures.Executor):
         results = super().map(_call_chunk, [fn] * len(chunks), chunks, timeout=plain(timeout))
         return chain.from_iterable(results)
 
+    def _is_session_over(self) -> bool:
+        """Whether the session has ended; then nothing starts any more, in no session.  What runs ends by itself."""
+        if not has_ended(self._runtime):
+            return False
+        self._break(EXECUTOR_ENDED)
+        return True
+
+    def _wait(self, refs: list[ObjectRef], timeout: float | None = None) -> list[ObjectRef]:
+        """The references that are ready, of those: waits for one, in the executor's own session."""
+        return self._runtime.wait(refs, 1, timeout)[0]
+
     def _refs(self) -> list[ObjectRef]:
         with self._lock:
             return list(self._running.values())
 
     def _start_more(self) -> None:
         """Submit tasks while there is room (under the lock)."""
-        if self._starting:  # a task that ended while it was submitted
+        if self._starting or self._is_session_over():  # a task that ended while it was submitted
             return
         self._starting = True
         try:
@@ -205,11 +224,13 @@ class Executor(futures.Executor):
             error = raised_by_function(error)
             if isinstance(error, _InitializerFailed):
                 error = self._break(f"A process of the executor failed in its initializer: {error}")
+            elif has_ended(self._runtime) and not isinstance(ended.exception(), RayTaskError):
+                error = futures.BrokenExecutor(EXECUTOR_ENDED)
             future.set_exception(error)
 
     def _break(self, why: str) -> futures.BrokenExecutor:
         with self._lock:
-            self._broken = why
+            self._broken = self._broken or why
             pending, self._pending = self._pending, deque()
         for future in pending:
             if future.set_running_or_notify_cancel():
@@ -225,7 +246,7 @@ class Executor(futures.Executor):
             future.cancel()
             future.set_running_or_notify_cancel()
         for ref in running:
-            cancel(ref)
+            self._runtime.cancel(ref, False, True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls.  ``cancel_futures`` cancels those that have not started; ``wait`` waits for the rest."""
@@ -246,7 +267,7 @@ class Executor(futures.Executor):
                 refs = list(self._running.values())
                 if not refs and not self._pending and all(future.done() for future in self._ending):
                     return
-            ready, _ = wait(refs, num_returns=1) if refs else ([], [])
+            ready = self._wait(refs) if refs else []
             with self._lock:
                 if self._starting or not refs or any(ref in self._running.values() for ref in ready):
                     self._idle.wait(START_LOOK_S)

@@ -21,9 +21,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.api.calls import get, kill, wait
+from zray.api.calls import get, kill
 from zray.base.errors import ActorDiedError, RayActorError
 from zray.core.waits.callbacks import when_done
+from zray.handles.connection import connected, has_ended
 from zray.handles.refs import ObjectRef
 
 # A chunk below this is short.  As many short chunks as fit into this time travel as one call of the actor; a round
@@ -34,6 +35,7 @@ STEAL_S = 0.02
 START_LOOK_AGAIN_S = 0.05
 ENDING_S = 30.0
 NOT_BEGUN = "The pool was terminated before this call began."
+POOL_ENDED = "Pool not running: its session has ended, because zray was shut down since. Make a new Pool"
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class PoolProcesses:
     def __init__(self, count: int, create: Callable[[int], Any], chunks_max: int | None):
         self.changed = threading.Condition(threading.RLock())
         self._create = create
+        self._runtime = connected()
         self._chunks_max = chunks_max
         self._members = [_Member(number, create(number)) for number in range(count)]
         self._in_flight: dict[ObjectRef, tuple[_Member, list[CallChunk]]] = {}
@@ -108,6 +111,11 @@ class PoolProcesses:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    @property
+    def has_lost_session(self) -> bool:
+        """Whether the session has ended: nothing starts any more, in no session."""
+        return has_ended(self._runtime)
 
     # ---------------------------------------------------------------- chunks
 
@@ -203,6 +211,8 @@ class PoolProcesses:
             else:
                 for chunk in chunks:
                     chunk.deliver([], (), error)
+            if self.has_lost_session:
+                self.terminate()
             if not self.is_terminated:
                 if isinstance(error, RayActorError):
                     self._replace(member)
@@ -246,6 +256,8 @@ class PoolProcesses:
     def _steal(self) -> None:
         with self.changed:
             self._timer = None
+            if self.has_lost_session:
+                self.terminate()
             for member in list(self._members):
                 if not member.in_flight:
                     self._feed(member, may_steal=True)
@@ -274,7 +286,7 @@ class PoolProcesses:
                 if not watched:
                     self.changed.wait(seconds)
                     continue
-            ready, _ = wait(list(dict.fromkeys(watched)), num_returns=1, timeout=seconds)
+            ready, _ = self._runtime.wait(list(dict.fromkeys(watched)), 1, seconds)
             with self.changed:
                 while not is_done() and any(ref in self._in_flight for ref in ready):
                     self.changed.wait(1.0)
@@ -304,6 +316,8 @@ class PoolProcesses:
         """Finish what was submitted, then end the processes."""
         with self.changed:
             self.is_closed = True
+            if self.has_lost_session:
+                self.terminate()
             self._end_if_drained()
 
     def _is_drained(self) -> bool:
@@ -319,7 +333,7 @@ class PoolProcesses:
     def _end(self, member: _Member) -> None:
         """The process ends after its calls; exit handlers run."""
         self._ending.append(member.actor.__ray_terminate__.remote())
-        self._ending = wait(self._ending, num_returns=len(self._ending), timeout=0)[1]
+        self._ending = self._runtime.wait(self._ending, len(self._ending), 0)[1]
 
     def terminate(self) -> None:
         """End the processes now; what runs and what waits raises ActorDiedError."""
@@ -332,10 +346,10 @@ class PoolProcesses:
             waiting = [chunk for member in self._members for chunk in member.line]
             for member in self._members:
                 member.line.clear()
-                if not member.gone:
+                if not member.gone and not self.has_lost_session:
                     kill(member.actor)
             for chunk in waiting:
-                chunk.deliver([], (), ActorDiedError(NOT_BEGUN))
+                chunk.deliver([], (), ActorDiedError(POOL_ENDED if self.has_lost_session else NOT_BEGUN))
             self.changed.notify_all()
 
     def join(self) -> None:
@@ -343,7 +357,7 @@ class PoolProcesses:
         self.wait(lambda: self._is_drained() and not self._calls_back, tuple, lambda: None)
         with self.changed:
             ending, self._ending = self._ending, []
-        if ending and not self.is_terminated and len(wait(ending, num_returns=len(ending), timeout=ENDING_S)[1]):
+        if ending and not self.is_terminated and len(self._runtime.wait(ending, len(ending), ENDING_S)[1]):
             logger.warning("a process of the pool has not ended %g s after its last call", ENDING_S)
 
 

@@ -144,6 +144,15 @@ def test_ranks_that_disagree_or_do_not_come_are_named(ranks):
     ray.get([actor.destroy.remote("strict") for actor in ranks], timeout=60)
 
 
+def test_the_name_of_a_group_that_did_not_come_together_is_free(ranks):
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="rank 1 of the group 'late' did not call init_collective_group within"):
+            ray.get(ranks[2].init.remote(0, "late", 2, timeout_ms=50), timeout=60)
+    made = [actor.init.remote(rank, "late", 2) for rank, actor in enumerate(ranks[:2])]
+    assert ray.get(made, timeout=60) == [(0, 2), (1, 2)]
+    ray.get([actor.destroy.remote("late") for actor in ranks[:2]], timeout=60)
+
+
 def test_a_driver_declares_the_ranks_of_its_actors(ranks):
     for wrong in (([0], 1), ([0, 1, 1], 3), ([0, 1, 2], 4)):
         with pytest.raises(RuntimeError):

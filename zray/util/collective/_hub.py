@@ -6,6 +6,8 @@ last rank has come, and gives each rank what is for it.  Large parts are referen
     call:  waiting --> complete (all ranks came) --> forgotten when the last rank has its parts
               |
               +------> failed (ranks disagree, or one did not come in time): so fails every later call
+
+A group whose first meeting, that of the inits, has failed is over at once: the hub lets go, and its name gets free.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class CollectiveHub:
             self.handle = handle
         failure, _ = await self.meet(("join",), rank, "init_collective_group", None, timeout_s)
         if failure:
-            self.joined.discard(rank)
+            self.has_left = True
+            self.handle = None
             return failure, None
         return "", self.handle
 

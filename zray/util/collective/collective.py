@@ -71,13 +71,17 @@ def init_collective_group(world_size: int, rank: int, backend: str = Backend.GLO
             failure = "ended"
         if not failure:
             break
+        del hub
         if failure != "ended" or time.monotonic() > end:
             raise RuntimeError(failure if failure != "ended" else
                                f"an old group {group_name!r} is still there: not all of its ranks have destroyed it")
-        del hub
         time.sleep(RETRY_JOIN_S)
     group = CollectiveGroup(group_name, handle or hub, world_size, rank, timeout_s)
-    group.barrier()  # every rank holds the handle
+    try:
+        group.barrier()  # every rank holds the handle
+    except BaseException:
+        _leave(group.hub, rank)
+        raise
     if holds:
         get(hub.release.remote())
     _groups[group_name] = group
@@ -113,10 +117,14 @@ def destroy_collective_group(group_name: str = "default") -> None:
     group = _groups.pop(group_name, None)
     for left, rank in ((hub, -1), (group.hub if group is not None else None, group.rank if group is not None else -1)):
         if left is not None:
-            try:
-                get(left.leave.remote(rank))
-            except RayActorError:
-                pass  # it has ended already
+            _leave(left, rank)
+
+
+def _leave(hub: Any, rank: int) -> None:
+    try:
+        get(hub.leave.remote(rank))
+    except RayActorError:
+        pass  # it has ended already
 
 
 def get_rank(group_name: str = "default") -> int:

@@ -99,6 +99,17 @@ def test_send_and_receive(ranks, size):
     assert ray.get([actor.call.remote("barrier") for actor in ranks], timeout=60) == [[]] * RANKS
 
 
+def test_arrays_without_dimensions_take_part(ranks):
+    arrays = [np.array(value) for value in (1.0, 2.0, 4.0)]
+    assert [array.item() for (array,) in _all(ranks, "allreduce", [(array,) for array in arrays])] == [7.0] * RANKS
+    lists = [[np.array(float(10 * to + rank)) for to in range(RANKS)] for rank in range(RANKS)]
+    found = _all(ranks, "reducescatter", [(np.array(0.0), each) for each in lists])
+    assert [into.item() for into, _ in found] == [3.0, 33.0, 63.0]
+    empty = [np.array(0.0) for _ in range(RANKS)]
+    for gathered, _ in _all(ranks, "allgather", [(empty, array) for array in arrays]):
+        assert gathered == [1.0, 2.0, 4.0] and all(array.shape == () for array in gathered)
+
+
 def test_a_wrong_call_says_so_and_the_group_goes_on(ranks):
     for call, error, words in (
             (("send", np.zeros(2), 0), RuntimeError, "is self"), (("recv", np.zeros(2), 9), ValueError, "rank 9"),

@@ -147,7 +147,7 @@ def _about(array: np.ndarray) -> str:
 
 def _packed(array: np.ndarray) -> Any:
     """An array as a part: itself if it is small, else a reference to a copy."""
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dimension
     return array if array.nbytes <= SHIPPED_BYTES_MAX else [put(array)]
 
 

@@ -27,7 +27,7 @@ TASKS_A_CPU = 2
 START_LOOK_S = 0.05
 # Executors whose initializer a process remembers to have run.
 REMEMBERED_MAX = 256
-SESSION_ENDED = "The session of this executor has ended: zray was shut down since. Make a new Executor after init()."
+EXECUTOR_ENDED = "The session of this executor has ended: zray was shut down since. Make a new Executor after init()."
 
 
 class _Setup(NamedTuple):
@@ -172,7 +172,7 @@ class Executor(futures.Executor):
         """Whether the session has ended; then nothing starts any more, in no session.  What runs ends by itself."""
         if not has_ended(self._runtime):
             return False
-        self._break(SESSION_ENDED)
+        self._break(EXECUTOR_ENDED)
         return True
 
     def _wait(self, refs: list[ObjectRef], timeout: float | None = None) -> list[ObjectRef]:
@@ -225,7 +225,7 @@ class Executor(futures.Executor):
             if isinstance(error, _InitializerFailed):
                 error = self._break(f"A process of the executor failed in its initializer: {error}")
             elif has_ended(self._runtime) and not isinstance(ended.exception(), RayTaskError):
-                error = futures.BrokenExecutor(SESSION_ENDED)
+                error = futures.BrokenExecutor(EXECUTOR_ENDED)
             future.set_exception(error)
 
     def _break(self, why: str) -> futures.BrokenExecutor:

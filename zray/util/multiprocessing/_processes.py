@@ -35,7 +35,7 @@ STEAL_S = 0.02
 START_LOOK_AGAIN_S = 0.05
 ENDING_S = 30.0
 NOT_BEGUN = "The pool was terminated before this call began."
-SESSION_ENDED = "Pool not running: its session has ended, because zray was shut down since. Make a new Pool"
+POOL_ENDED = "Pool not running: its session has ended, because zray was shut down since. Make a new Pool"
 
 logger = logging.getLogger(__name__)
 
@@ -349,7 +349,7 @@ class PoolProcesses:
                 if not member.gone and not self.has_lost_session:
                     kill(member.actor)
             for chunk in waiting:
-                chunk.deliver([], (), ActorDiedError(SESSION_ENDED if self.has_lost_session else NOT_BEGUN))
+                chunk.deliver([], (), ActorDiedError(POOL_ENDED if self.has_lost_session else NOT_BEGUN))
             self.changed.notify_all()
 
     def join(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from zray.api.calls import cluster_resources, init, is_initialized, nodes, put, remote
 from zray.base.plain_numbers import plain
 from zray.util.debug import log_once
-from zray.util.multiprocessing._processes import SESSION_ENDED, Pace, PoolProcesses
+from zray.util.multiprocessing._processes import POOL_ENDED, Pace, PoolProcesses
 from zray.util.multiprocessing._results import AsyncResult, IMapIterator, OrderedIMapIterator, UnorderedIMapIterator
 from zray.util.multiprocessing._worker import PoolProcess
 from zray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -144,7 +144,7 @@ class Pool:
 
     def _check(self, func: Any) -> None:
         if self._processes.has_lost_session:
-            raise ValueError(SESSION_ENDED)
+            raise ValueError(POOL_ENDED)
         if self._processes.is_closed:
             raise ValueError("Pool not running")
         if not callable(func):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.e2e.nodes import clusters
@@ -98,19 +100,22 @@ def test_a_task_says_why_its_group_waits(start):
     remove_placement_group(group)
 
 
+def is_on(group, node_id):
+    return set(ray.util.placement_group_table(group)["bundles_to_node_id"].values()) == {node_id}
+
+
 def test_a_strictly_packed_group_is_on_its_target_if_that_is_there(start):
     cluster = start({"num_cpus": 2}, {"num_cpus": 2}, {"num_cpus": 2})
     ids = [row["NodeID"] for row in ray.nodes()]
     for target in ids:
         group = ray.util.placement_group([{"CPU": 1}], strategy="STRICT_PACK", _soft_target_node_id=target)
         ray.get(group.ready(), timeout=30)
-        placed = ray.util.placement_group_table(group)["bundles_to_node_id"]
-        assert set(placed.values()) == {target}
+        until(partial(is_on, group, target), "the row in the control store says so too")
     two = ray.util.placement_group([{"CPU": 2}], strategy="STRICT_PACK", _soft_target_node_id=ids[0])
     assert not two.wait(0), "each node has one CPU left"
     ray.util.remove_placement_group(group)
     ray.get(two.ready(), timeout=30)
-    assert set(ray.util.placement_group_table(two)["bundles_to_node_id"].values()) == {ids[-1]}
+    until(partial(is_on, two, ids[-1]), "the node with room for both")
     gone = ray.util.placement_group([{"CPU": 1}], strategy="STRICT_PACK", _soft_target_node_id="ab" * 28)
     ray.get(gone.ready(), timeout=30)
     assert cluster

@@ -152,10 +152,19 @@ def punch_hole(fd: int, length: int, start: int = 0) -> bool:
     return bool(_libc.fallocate(*arguments) == 0)
 
 
+STRIPS_MAX = 5
+
+
 def strip(directory: str, keep: str) -> None:
     """Delete all in a directory except the directory ``keep``, whose empty files are deleted;
-    delete all if none is left."""
-    kept = os.path.join(directory, keep)
+    delete all if none is left.  What a process that ends at the same moment puts there goes too."""
+    for _ in range(STRIPS_MAX):
+        _strip(directory, os.path.join(directory, keep))
+        if not os.path.isdir(directory) or {entry.name for entry in _entries(directory)} == {keep}:
+            return
+
+
+def _strip(directory: str, kept: str) -> None:
     for entry in _entries(directory):
         if not entry.is_dir(follow_symlinks=False):
             _unlink(entry.path)

@@ -129,7 +129,8 @@ def _has_ended(path: str) -> bool:
     names = set(os.listdir(path))
     if os.lstat(path).st_uid != os.getuid() or "owner.json" in names or "node.json" in names:
         return False
-    return names == {LOGS} or LOGS in names and time.time() - os.stat(path).st_mtime > MAKING_S_MAX
+    is_old = time.time() - os.stat(path).st_mtime > MAKING_S_MAX
+    return names == {LOGS} or (LOGS in names or not names) and is_old
 
 
 def sweep_logs(sessions_max: int, kept_s: float) -> None:

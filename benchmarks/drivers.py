@@ -96,7 +96,7 @@ class Driver:
 
 def _serve(pipe: Any, address: str | None, place: str, target: str, options: dict[str, Any]) -> None:
     try:
-        zray.init(address=address, **options)
+        zray.init(address=address or "local", **options)
         own = zray.get_runtime_context().get_node_id()
         placed = Placed({"local": own, "remote": target, "": ""}[place])
         pipe.send((True, own))

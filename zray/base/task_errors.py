@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.exception_members import copy_members
+from zray.base.named_tuples import NamedTuple
 from zray.base.rebuilding import RayError, arrived, travelling
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from zray.base.named_tuples import NamedTuple
 
 ROUND_S = 0.4
 ROUNDS = 3

@@ -13,9 +13,10 @@ import inspect
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import zray as ray
+from zray.base.named_tuples import NamedTuple
 from zray.channels.channel import ChannelClosed, Listener, Reader, Writer, connect
 from zray.dag.plan import INPUT, PlannedCall, Value
 from zray.handles.connection import connected

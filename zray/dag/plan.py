@@ -8,8 +8,9 @@ wait for each other.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.base.named_tuples import NamedTuple
 from zray.dag.calls import ClassMethodNode, FunctionNode, MultiOutputNode
 from zray.dag.inputs import InputAttributeNode, InputNode
 from zray.dag.nesting import instances_in

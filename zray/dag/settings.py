@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
+from zray.base.named_tuples import NamedTuple
 from zray.base.plain_numbers import plain
 from zray.channels.channel import SLOTS_MAX
 

@@ -12,8 +12,9 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO
 
+from zray.base.named_tuples import NamedTuple
 from zray.environments import ignores
 from zray.environments.spec import PACKAGE_SCHEME
 

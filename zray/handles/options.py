@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 from zray.base.errors import did_you_mean
+from zray.base.named_tuples import NamedTuple
 from zray.base.plain_numbers import plain
 from zray.environments import spec
 from zray.handles.connection import current

@@ -21,9 +21,10 @@ import inspect
 import pickle
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from zray.base.ids import ActorID
+from zray.base.named_tuples import NamedTuple
 from zray.base.plain_text import full_name
 from zray.handles.connection import connected
 from zray.handles.metadata import CLASS_ATTRIBUTES, class_attribute

@@ -10,11 +10,12 @@ import secrets
 import string
 import time
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import zray as ray
 from zray.base.causes import Cause
 from zray.base.errors import how_it_ended
+from zray.base.named_tuples import NamedTuple
 from zray.base.plain_numbers import plain
 from zray.handles.connection import connected
 from zray.handles.remote import ActorHandle

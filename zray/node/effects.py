@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+from zray.base.named_tuples import NamedTuple
 
 JOB_OVER = "its job is over"  # end reason of workers and actors that may still report finished tasks
 

@@ -13,10 +13,11 @@ When an actor's process dies, its calls in flight end only when our own connecti
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.argument_errors import argument_failed
 from zray.base.causes import Cause
+from zray.base.named_tuples import NamedTuple
 from zray.owner.arrivals import Arrival
 from zray.owner.failures import cancelled, failure_in, first_failure, held_in, parts_of
 from zray.owner.reconstruction import waits_again

@@ -17,7 +17,8 @@ is the client's again.  An object that never left its process is the client's al
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from zray.base.named_tuples import NamedTuple
 
 HEADER_BYTES = 64
 ALIGN = 64

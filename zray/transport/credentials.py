@@ -27,10 +27,10 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import blake2b
 from struct import Struct
-from typing import NamedTuple
 
 from zray.base import ids
 from zray.base.formats import JOIN_SCHEME
+from zray.base.named_tuples import NamedTuple
 from zray.base.os_linux import write_private
 from zray.transport import curve
 from zray.transport.mesh import Mesh

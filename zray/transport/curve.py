@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from typing import NamedTuple
 
 import zmq
 from zmq.utils import z85
+
+from zray.base.named_tuples import NamedTuple
 
 KEY_SIZE = 32
 _PREFIX = "tcp://"

@@ -7,11 +7,12 @@ without CURVE and each TCP peer with that peer's key.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from zray.base.config import DEFAULTS, Config
+from zray.base.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from zray.transport.curve import Endpoint, Keys

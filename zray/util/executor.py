@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.api.calls import cluster_resources, remote
 from zray.base.errors import RayTaskError
+from zray.base.named_tuples import NamedTuple
 from zray.base.plain_numbers import plain
 from zray.core.waits.callbacks import GuardedFuture, when_done
 from zray.handles.connection import connected, has_ended

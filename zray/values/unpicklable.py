@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+
+from zray.base.named_tuples import NamedTuple
 
 STEPS_MAX = 2_000
 SEARCH_DEPTH_MAX = 20

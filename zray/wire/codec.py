@@ -21,11 +21,12 @@ class Malformed(ValueError):
     """Bytes that are not a body of declared messages."""
 
 
+_tuple_new: Any = tuple.__new__  # skips the constructor and its defaults
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
 def encode(flat: list[Any]) -> bytes:
-    """``[code, message, code, message, ...]`` to bytes; messages are NamedTuples declared in zray.wire.messages."""
+    """``[code, message, code, message, ...]`` to bytes; messages are named tuples declared in zray.wire.messages."""
     return _pack(flat)
 
 
@@ -48,7 +49,7 @@ def decode(body: bytes | memoryview) -> list[tuple[int, Any]]:
             if code not in BY_CODE:
                 continue  # a newer peer's message: skip it, as the versioned hello allows
             if tuple(map(type, fields)) == SIGNATURES[code]:
-                out.append((code, BY_CODE[code](*fields)))
+                out.append((code, _tuple_new(BY_CODE[code], fields)))
             else:
                 out.append((code, typed(code, fields)))
         else:

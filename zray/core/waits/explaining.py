@@ -15,10 +15,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from zray.base import ids
 from zray.base.causes import Cause
+from zray.base.named_tuples import NamedTuple
 from zray.core.waits.why import EXPLAINED_MAX, Explained, Reason, explain_record
 
 ASKED_MAX = 8  # questions to other processes for one message: a circle of three actors takes six

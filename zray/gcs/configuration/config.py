@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 from functools import cached_property
-from typing import NamedTuple
+
+from zray.base.named_tuples import NamedTuple
 
 
 class ChainConfig(NamedTuple):

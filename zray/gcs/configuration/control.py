@@ -16,8 +16,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.base.named_tuples import NamedTuple
 from zray.gcs.configuration.config import ClusterConfig
 from zray.gcs.configuration.decider import ProposerView, next_config
 from zray.gcs.configuration.membership import FAST_S, NODE_TIMEOUT_S, Membership

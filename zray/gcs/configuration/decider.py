@@ -19,8 +19,8 @@ and refuses to remove a tail that may still answer reads.
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
 
+from zray.base.named_tuples import NamedTuple
 from zray.gcs.configuration.config import ChainConfig, ClusterConfig, majority
 
 REPLICAS = 3

@@ -32,8 +32,9 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.base.named_tuples import NamedTuple
 from zray.gcs.configuration.config import ChainConfig
 from zray.gcs.replica import dedupe
 from zray.gcs.replica.changes import Publisher

@@ -6,10 +6,11 @@ anything else.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 
+from zray.base.named_tuples import NamedTuple
 from zray.gcs.replica import dedupe, tables
 from zray.gcs.replica.changes import ChangeLog
 from zray.gcs.replica.dedupe import ClientTable

@@ -18,10 +18,12 @@ the update's own fields, so a chain can forward operations rather than state.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 from sortedcontainers import SortedDict
+
+from zray.base.named_tuples import NamedTuple
 
 PUT, DELETE, COMPARE_AND_SET, GET, LIST, FORGET = 1, 2, 3, 4, 5, 6
 READS = frozenset((GET, LIST))

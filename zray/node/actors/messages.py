@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.base.named_tuples import NamedTuple
 from zray.base.ports import Ports
 from zray.node.actors.foreign import ForeignActors
 from zray.node.actors.places import ActorPlaces

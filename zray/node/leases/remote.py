@@ -11,9 +11,10 @@ A node gets JobStart before any other message about a job.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.ids import node_of
+from zray.base.named_tuples import NamedTuple
 from zray.base.ports import Ports
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.table import Actor

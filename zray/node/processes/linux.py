@@ -8,7 +8,8 @@ import os
 import resource
 import signal
 import sys
-from typing import NamedTuple
+
+from zray.base.named_tuples import NamedTuple
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base import env_vars
+from zray.base.named_tuples import NamedTuple
 from zray.environments import setup as setups
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.processes.starts import Starts

@@ -15,10 +15,11 @@ Statuses back to them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.ids import INCARNATION_SIZE, node_of, same_node
+from zray.base.named_tuples import NamedTuple
 from zray.sched.cluster.asking import PlacementClient, serve
 from zray.sched.cluster.gossip import GOSSIP_S, Gossip, NodeReport
 from zray.sched.cluster.placing import GlobalScheduler, schedulers

@@ -20,10 +20,11 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.config import DEFAULTS
 from zray.base.ids import INCARNATION_SIZE
+from zray.base.named_tuples import NamedTuple
 from zray.sched.view import ClusterView
 from zray.wire import messages as m
 

@@ -14,9 +14,10 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from hashlib import blake2b
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.causes import Cause
+from zray.base.named_tuples import NamedTuple
 from zray.sched import policies
 from zray.sched.policies import INFEASIBLE, NOT_NOW, base, spread
 from zray.sched.resources import GPU_COLUMN, UNITS_MAX, Demand, amount, checked_units, describe

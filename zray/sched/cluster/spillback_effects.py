@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.causes import Cause
+from zray.base.named_tuples import NamedTuple
 
 
 class WantLocal(NamedTuple):

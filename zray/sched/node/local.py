@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.causes import Cause
+from zray.base.named_tuples import NamedTuple
 from zray.sched import policies
 from zray.sched.node.gpus import GpuPool, Slices
 from zray.sched.node.recalls import choose_recalls

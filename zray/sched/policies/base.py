@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from zray.base.named_tuples import NamedTuple
 from zray.sched.kernels.plain import INFEASIBLE as INFEASIBLE, NOT_NOW as NOT_NOW
 from zray.sched.resources import GPU_COLUMN, Demand
 

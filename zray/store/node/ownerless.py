@@ -4,8 +4,8 @@ holds."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from zray.base.named_tuples import NamedTuple
 from zray.store.header import OWNER_UNKNOWN, SEALED, BrokenChain
 from zray.store.node.table import StoreTable
 from zray.wire.messages import StoreFree

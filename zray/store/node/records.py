@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
+
+from zray.base.named_tuples import NamedTuple
 
 FULL_REASON = "full: "  # how the error of a StoreRestored begins when there was no room
 DISK_FULL_REASON = "disk full: "  # ... and when the disk had none either

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from sortedcontainers import SortedDict
 
+from zray.base.named_tuples import NamedTuple
 from zray.store.header import Headers
 from zray.store.node.arena import Arena
 from zray.store.node.overflow import Overflow

@@ -7,7 +7,9 @@ objects are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from zray.base.named_tuples import NamedTuple
 
 # One chunk costs its node about a millisecond: 0.27 ms for the CRC-32 (3.8 GB/s), 0.1-0.2 for the copy out of or into
 # the arena, 0.5 for packing and the socket; CURVE adds 2 ms in ZeroMQ's thread.  Smaller chunks cost messages; larger

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+from zray.base.named_tuples import NamedTuple
 from zray.values.serialization import dumps
 
 __all__ = ["CallFailure", "PoolProcess"]

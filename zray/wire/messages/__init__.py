@@ -1,6 +1,6 @@
 """Every message between processes, declared once.
 
-A message is a NamedTuple with a ``CODE``; on the wire it is ``code, [fields...]`` (see zray.wire.codec).  Fields are
+A message is a named tuple with a ``CODE``; on the wire it is ``code, [fields...]`` (see zray.wire.codec).  Fields are
 append-only and new ones have defaults, so old and new peers understand each other.  Allowed field types are read
 from the annotations: ``int float bool str bytes list dict None`` and unions of them.
 

@@ -1,9 +1,11 @@
-"""The declaration of a message: a NamedTuple with a ``CODE``, its field types read from the annotations."""
+"""The declaration of a message: a named tuple with a ``CODE``, its field types read from the annotations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+
+from zray.base.named_tuples import NamedTuple
 
 PROTOCOL = 1
 FEATURES = ("batch", "map", "stream")
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
         CODE: ClassVar[int]
         _fields: ClassVar[tuple[str, ...]]
+        _field_defaults: ClassVar[dict[str, Any]]
 
         def _replace(self, **fields: Any) -> Any: ...
         def __iter__(self) -> Iterator[Any]: ...
@@ -53,7 +56,7 @@ def message(code: int) -> Callable[[type[M]], type[M]]:
             raise ValueError(f"code {code} is taken by {BY_CODE[code].__name__}")
         cls.CODE = code
         BY_CODE[code] = cls
-        FIELD_TYPES[code] = tuple(_wire_types(cls.__annotations__[name].__forward_arg__) for name in cls._fields)
+        FIELD_TYPES[code] = tuple(_wire_types(cls.__annotations__[name]) for name in cls._fields)
         single = [next(iter(types)) for types in FIELD_TYPES[code] if len(types) == 1]
         SIGNATURES[code] = tuple(single) if len(single) == len(FIELD_TYPES[code]) else ()
         return cls

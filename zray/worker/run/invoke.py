@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.base.argument_errors import argument_failed
 from zray.base.errors import ObjectLostError
 from zray.base.ids import return_id
+from zray.base.named_tuples import NamedTuple
 from zray.values import serialization
 from zray.wire.messages import CARRYING, FAILED
 from zray.worker.ports import CoreProcess

@@ -74,17 +74,17 @@ def _descriptors() -> Counter[str]:
 
 
 def only_logs(session_dir: str) -> bool:
-    """What may stay of a session that has ended: log files.  They are swept by number and age, and so is a folder in
-    which a process that ended last has left nothing."""
+    """What may stay of a session that has ended: log files in which there is something."""
     logs = os.path.join(session_dir, "logs")
-    try:
-        with os.scandir(session_dir) as entries:
-            if not {entry.name for entry in entries} <= {"logs"}:
-                return False
-        with os.scandir(logs) as entries:
-            return all(entry.is_file(follow_symlinks=False) and LOG_FILE.fullmatch(entry.name) for entry in entries)
-    except FileNotFoundError:
+    if not os.path.exists(session_dir):
         return True
+    try:
+        with os.scandir(logs) as entries:
+            return os.listdir(session_dir) == ["logs"] and all(
+                entry.is_file(follow_symlinks=False) and entry.stat().st_size and LOG_FILE.fullmatch(entry.name)
+                for entry in entries)
+    except FileNotFoundError:
+        return False
 
 
 def _segments(pid: int) -> set[str]:

@@ -76,6 +76,27 @@ def test_a_node_starts_its_workers_and_leaves_nothing_behind(node):
     until(lambda: all(map(ended, workers)))
 
 
+FORKING = f"""
+import glob, os, zray
+for logs in range(4, 26, 2):
+    zray.init(num_cpus=2, object_store_memory={STORE})
+    held = [zray.remote(num_cpus=0)(type("Idle", (), {{}})).remote() for _ in range(12)]
+    root = max(glob.glob(os.environ["ZRAY_TMPDIR"] + "/*/2*"), key=os.path.getctime)
+    while len(os.listdir(root + "/logs")) < logs:
+        os.sched_yield()
+    zray.shutdown()
+    print(root, flush=True)
+"""
+
+
+def test_a_node_that_ends_while_its_workers_are_forked_takes_them_with_it(tmp_sessions):
+    """They were neither killed nor waited for, and put their logs and sockets into the directory that was deleted."""
+    ran = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, cwd=ROOT, check=True)
+    for session_dir in ran.stdout.split():
+        assert only_logs(session_dir), (session_dir, os.listdir(session_dir))
+        assert not segments(session_dir)
+
+
 def test_a_killed_worker_takes_nobody_with_it(node):
     def sockets():
         return {name for name in os.listdir(node.session_dir) if name.startswith("w-")}

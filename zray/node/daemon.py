@@ -518,13 +518,7 @@ class Daemon:
         """End every process, remove everything."""
         if self.installer is not None:
             self.installer.close()
-        self.children.kill_all()
-        deadline = time.monotonic() + EXIT_WAIT_S
-        import select
-
-        while (self.children.pids or self.children.zygote) and time.monotonic() < deadline:
-            select.select([self.watcher], [], [], 0.05)
-            self.children.collect()
+        self._end_processes()
         self.machine.effects.clear()
         self.mesh.flush()
         self.mesh.close(0)
@@ -542,6 +536,18 @@ class Daemon:
         self.journal.note(f"the end: {self.core.stopping or 'of an error'}")
         self.journal.close()
         sessions.retire(self.session_dir)
+
+    def _end_processes(self) -> None:
+        """Also of the workers that the zygote has forked and not reported: they would write into a deleted session."""
+        import select
+
+        deadline = time.monotonic() + EXIT_WAIT_S
+        while self.children.kill_all() and time.monotonic() < deadline:
+            select.select([self.watcher], [], [], 0.05)
+            for worker_id, pid, _ in self.zygote.read() if self.children.zygote else ():
+                if pid:
+                    self.children.add(worker_id[:8], pid)
+            self.children.collect()
 
 
 class _MeshTimer:

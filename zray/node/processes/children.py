@@ -14,8 +14,11 @@ import signal
 import socket
 from collections.abc import Callable
 
+from zray.node.processes import linux
 from zray.node.processes.linux import Ended
 from zray.node.running.supervision import end_signals
+
+FORKED_NAMES = ("zray-zygote", "zray-worker")  # of the zygote, the process through which it forks, and workers
 
 
 class Children:
@@ -79,11 +82,20 @@ class Children:
             elif self.expected:
                 self._strays[pid] = ended
 
-    def kill_all(self) -> None:
+    def kill_all(self) -> bool:
+        """SIGKILL workers, zygote, and the forks of the zygote that no report has named yet; False once none is left.
+
+        Call it again after each :meth:`collect`: the children of a killed process are ours once that is collected.
+        """
         for incarnation in list(self.pids):
             self.kill(incarnation)
+        forks = [pid for pid in linux.children(os.getpid())
+                 if pid not in self.workers and linux.name_of(pid) in FORKED_NAMES]
         if self.zygote:
-            os.kill(self.zygote, signal.SIGKILL)
+            forks.append(self.zygote)
+        for pid in forks:
+            os.kill(pid, signal.SIGKILL)
+        return bool(self.pids or forks)
 
 
 def _kill_group(leader: int) -> None:

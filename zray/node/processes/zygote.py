@@ -282,7 +282,6 @@ class Zygote:
             os.setsid()
             linux.set_niceness(max(0, os.getpriority(os.PRIO_PROCESS, 0)) + WORKER_NICE)
             linux.end_before_others(WORKER_OOM_SCORE)
-            _redirect(spec)
             for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -290,6 +289,7 @@ class Zygote:
             _reseed(serial)
             restore_blas_variables()
             self._join_daemon(gate, between)
+            _redirect(spec)  # after that: a worker whose node has ended makes no file in its session
             if "start" in spec:
                 _execute(spec)
             os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use

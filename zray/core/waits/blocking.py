@@ -289,6 +289,8 @@ class Waits:
         """
         arrivals = group.arrivals
         ready = arrivals.ready
+        if wanted == 1 and ready and type(group.pending[ready[0]]._record.value) is not list:
+            return  # the usual case: it came with its value
         here: list[bytes] = []
         fetching = False
         with self.loop.lock:

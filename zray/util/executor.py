@@ -222,6 +222,8 @@ class Executor(futures.Executor):
         """Submit tasks while there is room (under the lock)."""
         if self._starting or self._is_session_over():  # a task that ended while it was submitted
             return
+        if self._in_flight_max <= len(self._running) and self._ahead < 2 * len(self._running):
+            return  # short calls are submitted many at a time: they travel together
         self._starting = True
         try:
             while self._pending and len(self._running) < self._ahead:

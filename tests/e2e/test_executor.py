@@ -157,7 +157,10 @@ def test_an_executor_ends_with_its_session_and_starts_no_other(fresh, gate):
     executor = Executor(2)
     made = [executor.submit(gate.wait) for _ in range(5)]
     gate.wait_arrived(2)
+    mapped = executor.map(lambda _: gate.wait(), range(50))
     ray.shutdown()
+    with pytest.raises(futures.BrokenExecutor, match="session of this executor has ended"):
+        next(mapped)
     done, left = futures.wait(made, timeout=60)
     assert len(done) == 5 and not left
     for future in made:

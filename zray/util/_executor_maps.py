@@ -31,7 +31,7 @@ __all__ = ["ExecutorMap"]
 # times as much an item as one of 0.1 s.  A user that cancels the rest waits for no more than the parts ahead.
 PART_S = 0.1
 PARTS_AHEAD = 2
-ITEMS_MAX = 16_384
+PART_ITEMS_MAX = 16_384
 # A part has at most so many times the items of the one before.
 GROWTH = 4
 
@@ -111,7 +111,7 @@ class ExecutorMap:
             now = time.monotonic()
             fitting = len(part.refs) * PART_S / max(now - self._last_end, 1e-6)
             self._last_end = now
-            self._size = max(executor._in_flight_max, min(int(fitting), self._size * GROWTH, ITEMS_MAX))
+            self._size = max(executor._in_flight_max, min(int(fitting), self._size * GROWTH, PART_ITEMS_MAX))
             part.ended = True
             self._in_flight.discard(part)
             executor._is_session_over()

@@ -25,8 +25,8 @@ __all__ = ["Executor"]
 # Without max_workers, so many tasks for each CPU are in flight: a CPU that gets free has work at once.
 TASKS_A_CPU = 2
 # Without max_workers, more are in flight when calls are short: as many as end in about this time, in seconds.
-AHEAD_S = 0.1
-AHEAD_MAX = 4096
+SHORT_AHEAD_S = 0.1
+SHORT_AHEAD_MAX = 4096
 # A future that waits for others to start looks again after this, in seconds.
 START_LOOK_S = 0.05
 # Executors whose initializer a process remembers to have run.
@@ -106,7 +106,7 @@ class Executor(futures.Executor):
     """Runs calls as tasks of the cluster, with the methods of ``concurrent.futures.ProcessPoolExecutor``.
 
     max_workers: at most so many calls run at a time; None for as many as the cluster has CPUs for.  Where the CPUs
-    are the limit, ``map`` submits its items as batches of tasks, at the rate of ``f.map``.
+    are the limit, ``map`` submits its items as batches of tasks, as ``f.map`` does.
     initializer, initargs: each process calls ``initializer(*initargs)`` before the executor's first call there.  When
     it raises, the calls raise ``concurrent.futures.BrokenExecutor``.
     ray_remote_args: options of the tasks, such as ``num_cpus``.
@@ -261,8 +261,8 @@ class Executor(futures.Executor):
         if self._ended_since < self._ahead:
             return
         now = time.monotonic()
-        fitting = int(self._ended_since * AHEAD_S / max(now - self._since, 1e-6))
-        self._ahead = max(self._in_flight_max, min(fitting, 2 * self._ahead, AHEAD_MAX))
+        fitting = int(self._ended_since * SHORT_AHEAD_S / max(now - self._since, 1e-6))
+        self._ahead = max(self._in_flight_max, min(fitting, 2 * self._ahead, SHORT_AHEAD_MAX))
         self._ended_since, self._since = 0, now
 
     def _end(self, future: _TaskFuture, ended: futures.Future) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,22 @@ class Rank:
     def destroy(self, name="default"):
         collective.destroy_collective_group(name)
         return collective.get_rank(name)
+
+
+    def end(self):
+        os._exit(1)
+
+    def torch_results(self, rank):
+        """An allreduce and a broadcast of torch tensors, in place."""
+        import torch
+
+        tensor, part = torch.full((2, 3), float(rank + 1)), torch.zeros(3, 4).t()
+        collective.allreduce(tensor)
+        part += rank
+        collective.broadcast(part, 1)
+        with pytest.raises(ValueError, match="bfloat16"):
+            collective.allreduce(torch.zeros(2, dtype=torch.bfloat16))
+        return tensor.tolist(), part.tolist()
 
 
 def _own(arg):
@@ -177,3 +195,40 @@ def test_a_driver_declares_the_ranks_of_its_actors(ranks):
     collective.destroy_collective_group("declared")
     with pytest.raises(RuntimeError, match="destroyed"):
         ray.get(ranks[0].call.remote("barrier", "declared"), timeout=60)
+
+
+@pytest.mark.parametrize("dies", range(RANKS))
+def test_a_rank_that_dies_is_named_at_once_and_the_name_is_free_again(cluster, dies):
+    ranks = [Rank.remote() for _ in range(RANKS)]
+    ray.get([actor.init.remote(rank, "mortal", timeout_ms=600_000) for rank, actor in enumerate(ranks)], timeout=60)
+    left = [actor for rank, actor in enumerate(ranks) if rank != dies]
+    calls = [actor.call.remote("barrier", "mortal") for actor in left]
+    ranks[dies].end.remote()
+    for call in [*calls, left[0].call.remote("allreduce", np.zeros(2), "mortal")]:
+        with pytest.raises(RuntimeError, match=f"rank {dies} of the group 'mortal' has died"):
+            ray.get(call, timeout=60)
+    ray.get([actor.destroy.remote("mortal") for actor in left], timeout=60)
+    made = [actor.init.remote(rank, "mortal", RANKS - 1) for rank, actor in enumerate(left)]
+    assert ray.get(made, timeout=60) == [(rank, RANKS - 1) for rank in range(RANKS - 1)]
+    ray.get([actor.destroy.remote("mortal") for actor in left], timeout=60)
+
+
+@pytest.mark.parametrize("has_joined", [True, False])
+def test_a_declared_rank_that_dies_is_named_at_once(cluster, gate, has_joined):
+    ranks = [Rank.remote() for _ in range(2)]
+    blocked = None
+    if not has_joined:
+        blocked = ranks[1].__ray_call__.remote(lambda _: gate.wait())
+        gate.wait_arrived(1)
+    collective.create_collective_group(ranks, 2, [0, 1], "gloo", "declared", gloo_timeout=600_000)
+    call = ranks[0].call.remote("barrier", "declared")
+    ray.kill(ranks[1]) if blocked else ranks[1].end.remote()
+    with pytest.raises(RuntimeError, match="rank 1 of the group 'declared' has died"):
+        ray.get(call, timeout=60)
+    collective.destroy_collective_group("declared")
+
+
+def test_torch_tensors_take_part_in_place(ranks):
+    pytest.importorskip("torch", reason="torch is not installed")
+    for tensor, part in ray.get([actor.torch_results.remote(rank) for rank, actor in enumerate(ranks)], timeout=60):
+        assert tensor == [[6.0] * 3] * 2 and part == [[1.0] * 3] * 4

@@ -157,7 +157,10 @@ def test_an_executor_ends_with_its_session_and_starts_no_other(fresh, gate):
     executor = Executor(2)
     made = [executor.submit(gate.wait) for _ in range(5)]
     gate.wait_arrived(2)
+    mapped = executor.map(lambda _: gate.wait(), range(50))
     ray.shutdown()
+    with pytest.raises(futures.BrokenExecutor, match="session of this executor has ended"):
+        next(mapped)
     done, left = futures.wait(made, timeout=60)
     assert len(done) == 5 and not left
     for future in made:
@@ -169,3 +172,39 @@ def test_an_executor_ends_with_its_session_and_starts_no_other(fresh, gate):
         executor.submit(abs, 1)
     executor.cancel_all()
     executor.shutdown()
+
+
+def test_a_map_of_many_short_calls_keeps_order_errors_and_arguments(cluster):
+    with Executor() as executor:
+        assert list(executor.map(abs, range(-5000, 0))) == list(range(5000, 0, -1))
+        results = executor.map(lambda n: 8 // n, [1, 2, 0, 4])
+        assert [next(results), next(results)] == [8, 4]
+        with pytest.raises(ZeroDivisionError) as caught:
+            next(results)
+        assert "ray::" in str(caught.value.__cause__) and next(results, "end") == "end"
+        assert list(executor.map(pow, map(ray.put, range(3)), [2, 2, 2])) == [0, 1, 4]
+        assert list(executor.map(lambda *args: args, (1, 2), "ab")) == [(1, "a"), (2, "b")]
+        with pytest.raises(TypeError):
+            list(executor.map(lambda lock: lock, [threading.Lock()]))
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.map(abs, [1])
+
+
+def test_items_of_a_map_that_have_not_started_are_dropped_when_it_ends(cluster, gate):
+    executor = Executor()
+    with pytest.raises(futures.TimeoutError):
+        list(executor.map(lambda _: gate.wait(), range(500), timeout=0.5))
+    waiting = executor.map(lambda _: gate.wait(), range(500))
+    executor.shutdown(wait=False, cancel_futures=True)
+    gate.open()
+    with pytest.raises(futures.CancelledError):
+        list(waiting)
+    executor.shutdown()
+    assert gate.arrived < 200
+
+
+def test_shutdown_waits_for_a_map_that_nobody_reads(cluster, gate):
+    executor = Executor()
+    executor.map(lambda _: gate.arrive(), range(50))
+    executor.shutdown()
+    assert gate.arrived == 50

@@ -32,6 +32,20 @@ def pair() -> tuple[int, int]:
     return 1, 2
 
 
+@ray.remote
+def total(*numbers: int) -> int:
+    return sum(numbers)
+
+
+@ray.remote
+def six(a: int, b: str, c: bytes, d: float, e: list[int], *, f: int = 0) -> None: ...
+
+
+@ray.remote
+def untyped(x, y):  # type: ignore[no-untyped-def]
+    return x
+
+
 class Counter:
     def __init__(self, start: int) -> None:
         self.n = start
@@ -89,6 +103,45 @@ def use() -> None:
     first, second = add.options(num_returns=2).remote(1)
 
 
+def use_references(n: ObjectRef[int], x: ObjectRef[float], s: ObjectRef[str], b: ObjectRef[bytes],
+                   numbers: list[ObjectRef[int]], anything: Any) -> None:
+    assert_type(add.remote(n), ObjectRef[str])
+    assert_type(add.remote(n, 2.0), ObjectRef[str])
+    assert_type(add.remote(n, y=2.0), ObjectRef[str])
+    assert_type(add.remote(1, x), ObjectRef[str])
+    assert_type(add.remote(n, x), ObjectRef[str])
+    assert_type(add.remote(anything, x), ObjectRef[str])
+    assert_type(add.remote(anything), ObjectRef[str])
+    assert_type(ray.get(add.options(num_cpus=2).remote(n, x)), str)
+    assert_type(with_options.remote(n), ObjectRef[str])
+    assert_type(count.remote(n), ObjectRefGenerator[int])
+    assert_type(total.remote(*numbers), ObjectRef[int])
+    assert_type(total.remote(n, 1, n), ObjectRef[int])
+    assert_type(six.remote(n, s, b, x, ray.put([1]), f=3), ObjectRef[None])
+    assert_type(six.remote(n, "x", b, 1.0, [n.hex().count("0")]), ObjectRef[None])
+    untyped.remote(n, y=n)
+    add.options(num_returns=2).remote(n)
+    add.bind(n)
+    add.options(num_returns=2).bind(n)
+    counter = Counters.remote(n)
+    assert_type(counter.inc.remote(n), ObjectRef[int])
+    assert_type(counter.show.remote(s), ObjectRef[str])
+    assert_type(counter.show.options(name="shown").remote(s), ObjectRef[str])
+    assert_type(counter.later.remote(x), ObjectRef[float])
+    counter.inc.bind(n)
+
+
+def wrong_references(n: ObjectRef[int], s: ObjectRef[str]) -> None:
+    add.remote(s)  # E: arg-type
+    add.remote(1, s)  # E: arg-type
+    add.remote(n, z=1)  # E: call-overload
+    add.remote(n, 1.0, 2)  # E: call-overload
+    total.remote(s)  # E: arg-type
+    Counters.remote(1).inc.remote(s)  # E: arg-type
+    six.remote(n, n, b"", 1.0, [1])  # E: arg-type
+    add.options(num_returns=2).remote(s)  # E: arg-type
+
+
 def use_actors() -> None:
     counter = Counters.remote(1)
     assert_type(counter.inc.remote(by=2), ObjectRef[int])
@@ -141,9 +194,9 @@ async def awaits_wrongly() -> None:
 
 
 def wrong() -> None:
-    add.remote("x")  # E: arg-type
-    add.remote()  # E: call-arg
-    add.remote(1, z=1)  # E: call-arg
+    add.remote("x")  # E: call-overload
+    add.remote()  # E: call-overload
+    add.remote(1, z=1)  # E: call-overload
     number: int = ray.get(add.remote(1))  # E: assignment
     print(number)
 
@@ -151,9 +204,9 @@ def wrong() -> None:
 def wrong_methods() -> None:
     counter = Counters.remote(1)
     counter.nothing.remote(1)  # E: union-attr
-    counter.inc.remote("x")  # E: arg-type
-    counter.show.remote()  # E: call-arg
-    counter.inc.remote(1, z=1)  # E: call-arg
+    counter.inc.remote("x")  # E: call-overload
+    counter.show.remote()  # E: call-overload
+    counter.inc.remote(1, z=1)  # E: call-overload
     number: int = ray.get(counter.show.remote("x"))  # E: assignment
     print(number)
 
@@ -162,7 +215,7 @@ def wrong_options() -> None:
     add.options(num_cpu=1)  # E: call-overload
     add.options(num_cpus="1")  # E: call-overload
     add.options(max_restarts=1)  # E: call-overload
-    add.options(num_cpus=1).remote("x")  # E: arg-type
+    add.options(num_cpus=1).remote("x")  # E: call-overload
     Counters.options(num_cpu=1)  # E: call-arg
     Counters.options(max_restarts="1")  # E: arg-type
     Counters.remote(1).inc.options(num_cpus=1)  # E: call-overload

@@ -224,6 +224,9 @@ class Runtime:
     def future(self, ref: ObjectRef) -> Future[Any]:
         return self.futures.future(ref)
 
+    def map_future(self, refs: Any) -> Future[None]:
+        return self.futures.map_future(refs)
+
     def explain(self, ref: Any) -> str:
         """A text: why this reference (or the next one of a generator, or a map) is not ready."""
         return self.waits.explain(ref)

@@ -38,12 +38,17 @@ if TYPE_CHECKING:
 
     from zray.handles.keywords import ActorKeywords, MethodKeywords, NumReturns, TaskKeywords
     from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
-    from zray.handles.typed import MethodDecorator, SeveralReturns, SeveralReturnsMethodDecorator, TypedMethod
+    from zray.handles.typed import (
+        MethodDecorator,
+        RemoteOfFunction,
+        SeveralReturns,
+        SeveralReturnsMethodDecorator,
+        TypedMethod,
+    )
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-Y = TypeVar("Y")
 
 METHOD_OPTIONS_ATTRIBUTE = "__zray_method_options__"
 
@@ -111,15 +116,12 @@ class RemoteFunction(Generic[P, R]):
         return self._definition.get()
 
     if TYPE_CHECKING:
-        @overload
-        def remote(self: RemoteFunction[P, Iterator[Y]],  # type: ignore[overload-overlap]
-                   *args: P.args, **kwargs: P.kwargs) -> ObjectRefGenerator[Y]: ...
-        @overload
-        def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]: ...
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Submit one task; returns its ObjectRef (a list for ``num_returns`` > 1, a generator for streaming)."""
-        (self._parameters or self._read_parameters()).check(args, kwargs)
-        return connected().submit(self, args, kwargs, self._options)
+        remote = RemoteOfFunction()
+    else:
+        def remote(self, *args: Any, **kwargs: Any) -> Any:
+            """Submit one task; returns its ObjectRef (a list for ``num_returns`` > 1, a generator for streaming)."""
+            (self._parameters or self._read_parameters()).check(args, kwargs)
+            return connected().submit(self, args, kwargs, self._options)
 
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """``options(**options).remote(*args, **kwargs)``, for programs for older versions of Ray."""

@@ -19,11 +19,15 @@ from zray.core.waits.callbacks import GuardedFuture, when_done
 from zray.handles.connection import connected, has_ended
 from zray.handles.refs import ObjectRef
 from zray.util._causes import raised_by_function
+from zray.util._executor_maps import ExecutorMap
 
 __all__ = ["Executor"]
 
 # Without max_workers, so many tasks for each CPU are in flight: a CPU that gets free has work at once.
 TASKS_A_CPU = 2
+# Without max_workers, more are in flight when calls are short: as many as end in about this time, in seconds.
+SHORT_AHEAD_S = 0.1
+SHORT_AHEAD_MAX = 4096
 # A future that waits for others to start looks again after this, in seconds.
 START_LOOK_S = 0.05
 # Executors whose initializer a process remembers to have run.
@@ -102,7 +106,8 @@ class _TaskFuture(GuardedFuture):
 class Executor(futures.Executor):
     """Runs calls as tasks of the cluster, with the methods of ``concurrent.futures.ProcessPoolExecutor``.
 
-    max_workers: at most so many calls run at a time; None for as many as the cluster has CPUs for.
+    max_workers: at most so many calls run at a time; None for as many as the cluster has CPUs for.  Where the CPUs
+    are the limit, ``map`` submits its items as batches of tasks, as ``f.map`` does.
     initializer, initargs: each process calls ``initializer(*initargs)`` before the executor's first call there.  When
     it raises, the calls raise ``concurrent.futures.BrokenExecutor``.
     ray_remote_args: options of the tasks, such as ``num_cpus``.
@@ -124,8 +129,12 @@ class Executor(futures.Executor):
             raise TypeError("initializer must be a callable")
         self._runtime = connected()
         cpus = max(1, int(cluster_resources().get("CPU", 1)))
-        self._max_workers = max_workers or cpus
+        self._max_workers = max_workers
         self._in_flight_max = max_workers or cpus * TASKS_A_CPU
+        self._ahead = self._in_flight_max
+        self._ended_since = 0  # calls, since that time
+        self._since = time.monotonic()
+        self._takes_cpus = (ray_remote_args or {}).get("num_cpus", 1) >= 1
         self._setup = _Setup(os.urandom(16), initializer, tuple(initargs)) if initializer is not None else None
         task: Any = remote(_call)
         self._task = task.options(**ray_remote_args) if ray_remote_args else task
@@ -134,6 +143,7 @@ class Executor(futures.Executor):
         self._pending: deque[_TaskFuture] = deque()
         self._running: dict[_TaskFuture, ObjectRef] = {}
         self._ending: set[_TaskFuture] = set()  # their tasks have ended; they are about to show that
+        self._maps: set[ExecutorMap] = set()  # those that have not ended
         self._starting = False
         self._is_shut_down = False
         self._broken: str | None = None
@@ -144,10 +154,7 @@ class Executor(futures.Executor):
             raise TypeError(f"submit() takes a callable, not {fn!r}")
         self._is_session_over()
         with self._lock:
-            if self._broken is not None:
-                raise futures.BrokenExecutor(self._broken)
-            if self._is_shut_down:
-                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._check_open()
             future = _TaskFuture(self, (fn, args, kwargs))
             self._pending.append(future)
             self._start_more()
@@ -158,16 +165,44 @@ class Executor(futures.Executor):
         """The results of ``fn`` over the iterables, in order; ``chunksize`` items make a task.
 
         ``timeout``: seconds from this call after which the iterator raises TimeoutError.  ``buffersize`` is accepted:
-        the inputs are taken at once.
+        the inputs are taken at once.  When the iterator ends early, items that have not started are dropped.
         """
-        chunksize = plain(chunksize)
+        chunksize, timeout = plain(chunksize), plain(timeout)
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
-            return super().map(fn, *iterables, timeout=plain(timeout))
+            calls = list(zip(*iterables))
+            return self._map_of_tasks(fn, calls, timeout) or super().map(fn, *zip(*calls), timeout=timeout)
         chunks = list(_chunks(zip(*iterables), chunksize))
-        results = super().map(_call_chunk, [fn] * len(chunks), chunks, timeout=plain(timeout))
+        results = super().map(_call_chunk, [fn] * len(chunks), chunks, timeout=timeout)
         return chain.from_iterable(results)
+
+    def _map_of_tasks(self, fn: Callable[..., Any], calls: list[tuple], timeout: float | None) -> Iterator[Any] | None:
+        """The map as ``f.starmap``; None where ``max_workers`` limits the tasks and not the CPUs of the cluster."""
+        if not callable(fn) or not self._takes_cpus or self._is_session_over():
+            return None
+        if not hasattr(self._runtime, "map_future") or any(ObjectRef in set(map(type, call)) for call in calls):
+            return None
+        if self._max_workers is not None and self._max_workers < cluster_resources().get("CPU", 1):
+            return None
+        with self._lock:
+            self._check_open()
+            made = ExecutorMap(self, [(self._setup, fn, *call) for call in calls])
+            self._maps.add(made)
+            made.start_more()
+            if made.is_done:
+                self._map_is_done(made)
+        return made.results(timeout)
+
+    def _map_is_done(self, made: ExecutorMap) -> None:
+        self._maps.discard(made)
+        self._idle.notify_all()
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise futures.BrokenExecutor(self._broken)
+        if self._is_shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
 
     def _is_session_over(self) -> bool:
         """Whether the session has ended; then nothing starts any more, in no session.  What runs ends by itself."""
@@ -188,9 +223,11 @@ class Executor(futures.Executor):
         """Submit tasks while there is room (under the lock)."""
         if self._starting or self._is_session_over():  # a task that ended while it was submitted
             return
+        if self._in_flight_max <= len(self._running) and self._ahead < 2 * len(self._running):
+            return  # short calls are submitted many at a time: they travel together
         self._starting = True
         try:
-            while self._pending and len(self._running) < self._in_flight_max:
+            while self._pending and len(self._running) < self._ahead:
                 future = self._pending.popleft()
                 if future.set_running_or_notify_cancel():
                     self._start(future)
@@ -211,38 +248,60 @@ class Executor(futures.Executor):
         with self._lock:
             self._running.pop(future, None)
             self._ending.add(future)
+            if self._max_workers is None and self._takes_cpus:
+                self._measure()
             self._start_more()
         self._end(future, ended)
         with self._lock:
             self._ending.discard(future)
             self._idle.notify_all()
 
+    def _measure(self) -> None:
+        """Short calls: have more of them in flight, up to twice as many as a round before."""
+        self._ended_since += 1
+        if self._ended_since < self._ahead:
+            return
+        now = time.monotonic()
+        fitting = int(self._ended_since * SHORT_AHEAD_S / max(now - self._since, 1e-6))
+        self._ahead = max(self._in_flight_max, min(fitting, 2 * self._ahead, SHORT_AHEAD_MAX))
+        self._ended_since, self._since = 0, now
+
     def _end(self, future: _TaskFuture, ended: futures.Future) -> None:
         error = ended.exception()
         if error is None:
             future.set_result(ended.result())
         else:
-            error = raised_by_function(error)
-            if isinstance(error, _InitializerFailed):
-                error = self._break(f"A process of the executor failed in its initializer: {error}")
-            elif has_ended(self._runtime) and not isinstance(ended.exception(), RayTaskError):
-                error = futures.BrokenExecutor(EXECUTOR_ENDED)
-            future.set_exception(error)
+            future.set_exception(self._shown(error))
+
+    def _shown(self, error: BaseException) -> BaseException:
+        """The exception of the caller, for one that ``get`` raised."""
+        raised = raised_by_function(error)
+        if isinstance(raised, _InitializerFailed):
+            return self._break(f"A process of the executor failed in its initializer: {raised}")
+        if has_ended(self._runtime) and not isinstance(error, RayTaskError):
+            return futures.BrokenExecutor(EXECUTOR_ENDED)
+        return raised
 
     def _break(self, why: str) -> futures.BrokenExecutor:
         with self._lock:
             self._broken = self._broken or why
             pending, self._pending = self._pending, deque()
+            self._drop_maps(futures.BrokenExecutor(why))
         for future in pending:
             if future.set_running_or_notify_cancel():
                 future.set_exception(futures.BrokenExecutor(why))
         return futures.BrokenExecutor(why)
 
+    def _drop_maps(self, why: BaseException) -> None:
+        for made in list(self._maps):
+            made.drop(why)
+
     def cancel_all(self) -> None:
         """Cancel what waits, and interrupt what runs: its futures raise TaskCancelledError."""
         with self._lock:
             pending, self._pending = self._pending, deque()
-            running = list(self._running.values())
+            self._drop_maps(futures.CancelledError())
+            running = [*self._running.values(), *(ref for made in self._maps for ref in made.refs())]
         for future in pending:
             future.cancel()
             future.set_running_or_notify_cancel()
@@ -256,6 +315,7 @@ class Executor(futures.Executor):
             cancelled: deque[_TaskFuture] = deque()
             if cancel_futures:
                 cancelled, self._pending = self._pending, cancelled
+                self._drop_maps(futures.CancelledError())
         for future in cancelled:
             future.cancel()
             future.set_running_or_notify_cancel()
@@ -265,9 +325,12 @@ class Executor(futures.Executor):
     def _join(self) -> None:
         while True:
             with self._lock:
+                mapped = [ref for made in self._maps for ref in made.refs()]
                 refs = list(self._running.values())
-                if not refs and not self._pending and all(future.done() for future in self._ending):
+                if not refs and not self._maps and not self._pending and all(future.done() for future in self._ending):
                     return
+            if mapped:
+                self._runtime.wait(mapped, len(mapped), None)
             ready = self._wait(refs) if refs else []
             with self._lock:
                 if self._starting or not refs or any(ref in self._running.values() for ref in ready):

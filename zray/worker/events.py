@@ -67,7 +67,8 @@ class EventRecorder:
         if len(self.pending) < self.room or (
                 self._open and (task[TASK_ID], task[TASK_ATTEMPT]) in self._open):
             self._open.discard((task[TASK_ID], task[TASK_ATTEMPT]))
-            ok = result if type(result) is bool or failure_in(result) is not None else True
+            # A list is a failure, or a result with further fields; most results are bytes.
+            ok = result if type(result) is bool or type(result) is list and failure_in(result) is not None else True
             self.pending.append(
                 (task[TASK_ID], task[TASK_ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count, lease,
                  task[FUNCTION] if len(task) > FUNCTION else None))
@@ -114,8 +115,9 @@ class EventRecorder:
         wall = time.time() - time.perf_counter_ns() / 1e9
         pid = os.getpid()
         scope = self.scope
+        functions = {key: self.function_name(key) for key in {event[8] for event in taken}}
         events = [[name.removeprefix(scope), task, pid, wall + started / 1e9, wall + ended / 1e9, ok is True, attempt,
-                   n, self._error(ok), lease, self.function_name(key)]
+                   n, None if ok is True else self._error(ok), lease, functions[key]]
                   for task, attempt, name, started, ended, ok, n, lease, key in taken]
         running, self._running = self._running, []
         ended = {event[0] for event in taken} if running else ()  # tasks that ended since: report their ends only

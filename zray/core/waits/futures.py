@@ -25,7 +25,7 @@ from zray.transport.loop import Loop
 if TYPE_CHECKING:
     from queue import SimpleQueue
 
-    from zray.handles.refs import ObjectRef
+    from zray.handles.refs import MapRefs, ObjectRef
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -54,6 +54,23 @@ class Futures:
         queue = self._queue
         assert queue is not None
         self._when_ready(future, ref._record, queue)
+        return future
+
+    def map_future(self, refs: MapRefs) -> Future[None]:
+        """A future that ends when every item of a map has ended.  It has no values and raises no item's error."""
+        future: Future[None] = GuardedFuture()
+        batch = refs._batch
+
+        def arrived(_: Any) -> None:
+            self._queue.put(partial(_end, future))  # type: ignore[union-attr]
+
+        self._start()
+        with self._lock:
+            if batch.remaining:
+                batch.waiters = [*(batch.waiters or ()), arrived]
+            else:
+                arrived(batch)
+        self._kick()
         return future
 
     def _when_ready(self, future: Future[Any], record: Any, queue: SimpleQueue[Any]) -> None:
@@ -177,6 +194,11 @@ class Futures:
                 future.set_exception(error)
             else:
                 future.set_result(value)
+
+
+def _end(future: Future[None]) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result(None)
 
 
 def _wake(loop: Any, waiting: Any) -> None:

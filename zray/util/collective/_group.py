@@ -22,21 +22,31 @@ __all__ = ["CollectiveGroup"]
 SHIPPED_BYTES_MAX = 32 << 10
 # An answer of the hub may come so much later than its own time-out, in seconds.
 HUB_LATE_S = 30.0
+# In the error of calls to an actor that ended with the process that created it.
+MAKER_ENDED = "the process that created it ended"
 
 _COMBINE = {ReduceOp.SUM: np.add, ReduceOp.PRODUCT: np.multiply, ReduceOp.MIN: np.minimum, ReduceOp.MAX: np.maximum}
 
 
 class CollectiveGroup:
-    """A rank; ``hub`` is the handle of the group's CollectiveHub."""
+    """A rank; ``hub`` is the handle of the group's CollectiveHub, ``maker`` the rank that made it, or -1."""
 
-    def __init__(self, name: str, hub: Any, world_size: int, rank: int, timeout_s: float):
+    def __init__(self, name: str, hub: Any, world_size: int, rank: int, timeout_s: float, maker: int = -1):
         self.name = name
         self.hub = hub
         self.world_size = world_size
         self.rank = rank
         self.timeout_s = timeout_s
+        self.maker = maker
         self._number = 0
         self._passed: dict[tuple[int, int], int] = {}  # (sender, receiver) -> how many
+
+        self._mark: ObjectRef | None = None
+
+    def show_presence(self) -> None:
+        """Leave a reference at the hub that is lost when this process dies."""
+        self._mark = self.hub.stay.remote(self.rank)
+        get(self.hub.watch.remote(self.rank, [self._mark]))
 
     # ---------------------------------------------------------------- operations
 
@@ -107,6 +117,9 @@ class CollectiveGroup:
         try:
             failure, found = get(ref, timeout=self.timeout_s + HUB_LATE_S)
         except RayActorError as error:
+            if self.maker >= 0 and MAKER_ENDED in str(error):
+                raise RuntimeError(f"the process of rank {self.maker} of the group {self.name!r} has died, and it had "
+                                   "made the group: destroy the group in the other ranks and make it again") from error
             raise RuntimeError(f"the collective group {self.name!r} has ended: it was destroyed, or the process that "
                                f"made it has ended. {error}") from error
         if failure:

@@ -5,7 +5,10 @@ last rank has come, and gives each rank what is for it.  Large parts are referen
 
     call:  waiting --> complete (all ranks came) --> forgotten when the last rank has its parts
               |
-              +------> failed (ranks disagree, or one did not come in time): so fails every later call
+              +------> failed (ranks disagree, one did not come in time, one died): so fails every later call
+
+Each rank leaves a mark here, a reference that its process owns and that is ready when the rank leaves.  The reference
+is lost with the process: so every call fails at once, with the rank in its error, when the process of a rank dies.
 
 A group whose first meeting, that of the inits, has failed is over at once: the hub lets go, and its name gets free.
 """
@@ -14,6 +17,8 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+
+from zray.base.errors import OwnerDiedError, RayActorError
 
 __all__ = ["CollectiveHub", "HUB_CALLS_MAX"]
 
@@ -45,15 +50,45 @@ class CollectiveHub:
         self.joined: set[int] = set()
         self.has_left = False
         self.failure = ""
+        self.maker = -1  # the rank whose process made this actor: the actor ends with it
         self.handle: Any = None  # of this actor, held by its creator, for the other ranks
         self.meetings: dict[Any, _Meeting] = {}
+        self.present: dict[int, asyncio.Event] = {}  # set when the rank leaves
+        self.watches: dict[int, asyncio.Future] = {}
+
+    async def stay(self, rank: int) -> None:
+        """Return when the rank leaves; its process owns the result, which is the mark of the rank."""
+        await self.present.setdefault(rank, asyncio.Event()).wait()
+
+    async def watch(self, rank: int, mark: list[Any]) -> None:
+        """Fail the group when the process that owns the mark dies; or, before it has a mark, the actor that sets it."""
+        before = self.watches.get(rank)
+        self.watches[rank] = asyncio.ensure_future(self._watch(rank, mark[0]))
+        if before is not None:
+            before.cancel()
+
+    async def _watch(self, rank: int, mark: Any) -> None:
+        try:
+            await mark
+        except (OwnerDiedError, RayActorError) as error:
+            self._let_go(rank)
+            if not self.failure:
+                self._fail(f"the process of rank {rank} of the group {self.name!r} has died "
+                           f"({type(error).__name__}): destroy the group in the other ranks and make it again")
+
+    def _let_go(self, rank: int) -> None:
+        """End the rank's ``stay``: this actor cannot end before its calls have."""
+        self.present.setdefault(rank, asyncio.Event()).set()
 
     async def about(self, actor: str) -> tuple[int, int, float]:
         """``(world size, rank, time-out in seconds)`` of an actor; rank -1 where it was not declared."""
         return self.world_size, self.ranks.get(actor, -1), self.timeout_s
 
     async def join(self, rank: int, world_size: int, handle: Any, timeout_s: float) -> tuple[str, Any]:
-        """Wait for all ranks; ``(what is wrong, a handle that keeps this actor alive)``.  "ended" for an old group."""
+        """Wait for all ranks: ``(what is wrong, (a handle that keeps this actor alive, the rank that made it))``.
+
+        What is wrong is "ended" for an old group.
+        """
         if self.has_left or self.ranks:
             return ("ended" if self.has_left else f"the group {self.name!r} was declared by its driver already"), None
         if world_size != self.world_size:
@@ -62,13 +97,13 @@ class CollectiveHub:
             return f"rank {rank} of the group {self.name!r} is taken by another process", None
         self.joined.add(rank)
         if handle is not None:
-            self.handle = handle
+            self.handle, self.maker = handle, rank
         failure, _ = await self.meet(("join",), rank, "init_collective_group", None, timeout_s)
         if failure:
             self.has_left = True
             self.handle = None
             return failure, None
-        return "", self.handle
+        return "", (self.handle, self.maker)
 
     async def meet(self, number: Any, rank: int, what: str, part: Any, timeout_s: float) -> tuple[str, list[Any]]:
         """Bring the part of a rank, wait for the others': ``(what is wrong, the parts for this rank, by rank)``.
@@ -140,6 +175,8 @@ class CollectiveHub:
         """A rank destroys the group: it takes no further part."""
         self.has_left = True
         self.handle = None
+        for each in [rank] if rank >= 0 else range(self.world_size):
+            self._let_go(each)
         self._fail(f"rank {rank} has destroyed the group {self.name!r}")
 
     async def release(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from zray.util.collective._hub import HUB_CALLS_MAX, CollectiveHub
 from zray.util.collective.types import Backend, ReduceOp
 
 RETRY_JOIN_S = 0.02
+OF_A_GPU = ("A tensor of a GPU cannot take part: copy it to the CPU (tensor.cpu()), or use torch.distributed in actors")
 
 _groups: dict[str, CollectiveGroup] = {}  # of this process
 _declared: dict[str, Any] = {}  # hubs of the groups that this process declared for its actors
@@ -66,7 +68,7 @@ def init_collective_group(world_size: int, rank: int, backend: str = Backend.GLO
         hub = _make_hub(group_name, world_size, {})
         holds = hub._life_ref is not None
         try:
-            failure, handle = get(hub.join.remote(rank, world_size, hub if holds else None, timeout_s))
+            failure, found = get(hub.join.remote(rank, world_size, hub if holds else None, timeout_s))
         except RayActorError:  # it ends just now: a group of that name was destroyed
             failure = "ended"
         if not failure:
@@ -76,7 +78,9 @@ def init_collective_group(world_size: int, rank: int, backend: str = Backend.GLO
             raise RuntimeError(failure if failure != "ended" else
                                f"an old group {group_name!r} is still there: not all of its ranks have destroyed it")
         time.sleep(RETRY_JOIN_S)
-    group = CollectiveGroup(group_name, handle or hub, world_size, rank, timeout_s)
+    handle, maker = found
+    group = CollectiveGroup(group_name, handle or hub, world_size, rank, timeout_s, maker)
+    group.show_presence()
     try:
         group.barrier()  # every rank holds the handle
     except BaseException:
@@ -107,6 +111,9 @@ def create_collective_group(actors: list[Any], world_size: int, ranks: list[int]
     hub = _make_hub(group_name, world_size, {actor._actor_id.hex(): rank for actor, rank in zip(actors, ranks)},
                     must_be_new=True, timeout_ms=gloo_timeout)
     get(hub.__ray_ready__.remote())
+    # Each actor joins when it is idle.  Until then the hub knows from these calls whether it lives.
+    get([hub.watch.remote(rank, [actor.__ray_call__.remote(_join_declared, group_name)])
+         for actor, rank in zip(actors, ranks)])
     _declared[group_name] = hub
 
 
@@ -199,7 +206,7 @@ def _make_hub(group_name: str, world_size: int, ranks: dict[str, int], must_be_n
               timeout_ms: int = 0) -> Any:
     hubs: Any = remote(CollectiveHub)
     hubs = hubs.options(name=_hub_name(group_name), get_if_exists=not must_be_new, num_cpus=0,
-                        max_concurrency=max(HUB_CALLS_MAX, 2 * world_size))
+                        max_concurrency=max(HUB_CALLS_MAX, 4 * world_size))
     return hubs.remote(group_name, world_size, ranks, _seconds(timeout_ms) if timeout_ms else 0.0)
 
 
@@ -220,8 +227,15 @@ def _find(group_name: str) -> CollectiveGroup | None:
     except (ValueError, RayActorError):
         return None
     if rank >= 0:
-        found = _groups[group_name] = CollectiveGroup(group_name, hub, world_size, rank, timeout_s)
+        made = CollectiveGroup(group_name, hub, world_size, rank, timeout_s)
+        found = _groups.setdefault(group_name, made)  # another thread of the actor may join it, too
+        if found is made:
+            found.show_presence()
     return found
+
+
+def _join_declared(_: Any, group_name: str) -> None:
+    _find(group_name)
 
 
 def _group(group_name: str) -> CollectiveGroup:
@@ -267,13 +281,13 @@ def _checked_list(tensors: Any) -> list:
 
 def _array(tensor: Any, writes: bool = False) -> np.ndarray:
     """The numpy array of a tensor: the same memory."""
+    torch: Any = sys.modules.get("torch")  # a process with a tensor has imported it
     if isinstance(tensor, np.ndarray):
         array = tensor
+    elif torch is not None and isinstance(tensor, torch.Tensor):
+        array = _of_torch(tensor)
     elif getattr(tensor, "is_cuda", False) or type(tensor).__module__.partition(".")[0] == "cupy":
-        raise ValueError("A tensor of a GPU cannot take part: copy it to the CPU (tensor.cpu()), or use "
-                         "torch.distributed in actors")
-    elif type(tensor).__module__.partition(".")[0] == "torch":
-        array = tensor.detach().numpy()
+        raise ValueError(OF_A_GPU)
     else:
         raise ValueError("Unrecognized tensor type. Supported types are: np.ndarray, torch.Tensor. Got "
                          f"{type(tensor).__name__}")
@@ -282,3 +296,14 @@ def _array(tensor: Any, writes: bool = False) -> np.ndarray:
     if writes and not array.flags.writeable:
         raise ValueError("The array is read-only, as those that get() returns: pass array.copy()")
     return array
+
+
+def _of_torch(tensor: Any) -> np.ndarray:
+    """The array that shares the memory of a torch tensor; ValueError where numpy has none that does."""
+    if tensor.device.type != "cpu":
+        raise ValueError(OF_A_GPU)
+    try:
+        return tensor.detach().numpy()
+    except (TypeError, RuntimeError) as error:  # bfloat16, a sparse tensor, a lazy conjugate
+        raise ValueError(f"A tensor of {tensor.dtype} with the layout {tensor.layout} cannot share its memory with "
+                         f"numpy, so it cannot take part: pass a plain one, as of tensor.float(). {error}") from error

@@ -80,6 +80,7 @@ def _submit(graph: dict[Key, GraphNode], wanted: set[Key], options: dict[str, An
         for key in node.dependencies:
             uses[key] += 1
     refs: dict[Key, ObjectRef] = {}
+    named: dict[str, Any] = {}  # a function with other options costs more to make than to submit
     for key in sorted(graph, key=lambda key: priorities[key]):
         node = graph[key]
         if isinstance(node, DataNode):
@@ -88,8 +89,12 @@ def _submit(graph: dict[Key, GraphNode], wanted: set[Key], options: dict[str, An
             refs[key] = refs[node.target]
         else:
             needed = list(node.dependencies)
-            task = run.options(**{**options, **annotated[key]}) if key in annotated else run
-            ref = task.options(name=_name(key)).remote(node, needed, *(refs[other] for other in needed))
+            name = _name(key)
+            if key in annotated:
+                task = run.options(**{**options, **annotated[key], "name": name})
+            else:
+                task = named.get(name) or named.setdefault(name, run.options(name=name))
+            ref = task.remote(node, needed, *(refs[other] for other in needed))
             refs[key] = ref
             if watch is not None:
                 watch.submitted(key, ref)

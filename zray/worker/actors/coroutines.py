@@ -93,9 +93,8 @@ class Coroutines:
         if self.life.leaving is not None:
             starting = []  # no further call starts
         for group, entry in starting:
-            call = identity(entry[2])
-            if self.cancelled and call in self.cancelled:
-                self.cancelled.discard(call)
+            if self.cancelled and identity(entry[2]) in self.cancelled:
+                self.cancelled.discard(identity(entry[2]))
                 self._end(group, entry, cancelled(entry[2], self._name(entry[2])))
             else:
                 self._start(group, entry)
@@ -106,7 +105,8 @@ class Coroutines:
             self._done.set()
 
     def _start(self, group: CallGroup, entry: Entry) -> None:
-        call = identity(entry[2])
+        task = entry[2]
+        call = task[TASK_ID], task[TASK_ATTEMPT]
         self.running[call] = self.loop.create_task(self._call(group, entry, call))
 
     def _name(self, task: list[Any]) -> str:
@@ -116,9 +116,10 @@ class Coroutines:
         lease, _, task = entry
         started = time.perf_counter_ns()
         result = None
+        name = self._name(task)
         try:
-            result = await self._result(lease, task)
-            self.executor.events.add(task, self._name(task), started, result, lease=lease.number)
+            result = await self._result(lease, task, name)
+            self.executor.events.add(task, name, started, result, lease=lease.number)
         finally:
             self.running.pop(call, None)
             self._end(group, entry, result)
@@ -133,10 +134,9 @@ class Coroutines:
         if following is not None:
             self._start(group, following)
 
-    async def _result(self, lease: Any, task: list[Any]) -> Any:
+    async def _result(self, lease: Any, task: list[Any], name: str) -> Any:
         executor = self.executor
         rt = executor.rt
-        name = self._name(task)
         borrowed: list[Any] = []
         try:
             value = await stepping(self._body(lease, task, name, borrowed), _Steps(rt.context, task, name, lease.owner))

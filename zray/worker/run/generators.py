@@ -11,8 +11,8 @@ each item at once, is in zray.worker.run.streams.)
 
 from __future__ import annotations
 
-import inspect
 import sys
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from zray.base.errors import AsyncioActorExit
@@ -27,7 +27,7 @@ ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit, AsyncioActorExit)
 
 
 def is_generator(value: Any) -> bool:
-    return inspect.isgenerator(value) or inspect.isasyncgen(value)
+    return isinstance(value, (GeneratorType, AsyncGeneratorType))
 
 
 class Items:

@@ -17,6 +17,7 @@ from zray.util.collective._hub import HUB_CALLS_MAX, CollectiveHub
 from zray.util.collective.types import Backend, ReduceOp
 
 RETRY_JOIN_S = 0.02
+OLD_GROUP_S = 5.0  # for the actor of a destroyed group to end, also on a busy machine
 OF_A_GPU = ("A tensor of a GPU cannot take part: copy it to the CPU (tensor.cpu()), or use torch.distributed in actors")
 
 _groups: dict[str, CollectiveGroup] = {}  # of this process
@@ -63,7 +64,7 @@ def init_collective_group(world_size: int, rank: int, backend: str = Backend.GLO
     if not isinstance(rank, int) or not 0 <= rank < world_size:
         raise ValueError(f"rank must be at least 0 and less than world_size {world_size}, not {rank!r}")
     timeout_s = _seconds(gloo_timeout)
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + max(timeout_s, OLD_GROUP_S)
     while True:
         hub = _make_hub(group_name, world_size, {})
         holds = hub._life_ref is not None

@@ -1,21 +1,10 @@
 """References and ids at the path of Ray's extension module, which pickles and type annotations name."""
 
-from zray.base.ids import (
-    ActorClassID,
-    ActorID,
-    FunctionID,
-    JobID,
-    NodeID,
-    PlacementGroupID,
-    TaskID,
-    UniqueID,
-    WorkerID,
-)
+from zray.base.ids import *  # noqa: F403
+from zray.base.ids import __all__ as _IDS
 from zray.handles.refs import DynamicObjectRefGenerator, ObjectRef, ObjectRefGenerator
 
 ObjectID = ObjectRef
 
-__all__ = [
-    "ActorClassID", "ActorID", "DynamicObjectRefGenerator", "FunctionID", "JobID", "NodeID", "ObjectID", "ObjectRef",
-    "ObjectRefGenerator", "PlacementGroupID", "TaskID", "UniqueID", "WorkerID",
-]
+__all__ = ["DynamicObjectRefGenerator", "ObjectID", "ObjectRef", "ObjectRefGenerator"]
+__all__ += _IDS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
 from tests.e2e.nodes import clusters
@@ -110,12 +108,12 @@ def test_a_strictly_packed_group_is_on_its_target_if_that_is_there(start):
     for target in ids:
         group = ray.util.placement_group([{"CPU": 1}], strategy="STRICT_PACK", _soft_target_node_id=target)
         ray.get(group.ready(), timeout=30)
-        until(partial(is_on, group, target), "the row in the control store says so too")
+        assert is_on(group, target)
     two = ray.util.placement_group([{"CPU": 2}], strategy="STRICT_PACK", _soft_target_node_id=ids[0])
     assert not two.wait(0), "each node has one CPU left"
     ray.util.remove_placement_group(group)
     ray.get(two.ready(), timeout=30)
-    until(partial(is_on, two, ids[-1]), "the node with room for both")
+    assert is_on(two, ids[-1]), "the node with room for both"
     gone = ray.util.placement_group([{"CPU": 1}], strategy="STRICT_PACK", _soft_target_node_id="ab" * 28)
     ray.get(gone.ready(), timeout=30)
     assert cluster

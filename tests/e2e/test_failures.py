@@ -64,6 +64,28 @@ def test_workercrashederror_says_how_the_worker_ended(one_node, how, expected):
         ray.get(crash.remote())
 
 
+@pytest.mark.zray_only
+@pytest.mark.parametrize("how", ["prints", "is silent", "leaves with 0"])
+def test_workercrashederror_names_the_log_of_its_worker(one_node, how):
+    @ray.remote(max_retries=0)
+    def crash():
+        if how == "prints":
+            print("my last words", flush=True)
+        os._exit(0 if how == "leaves with 0" else 7)
+
+    with pytest.raises(exceptions.WorkerCrashedError) as caught:
+        ray.get(crash.remote())
+    error = caught.value
+    with open(error.log_file) as file:
+        text = file.read()
+    assert os.path.basename(error.log_file).startswith("worker-") and f"Its log is {error.log_file}" in str(error)
+    if how == "prints":
+        assert "my last words" in text and "  my last words" in str(error)
+    else:
+        code = 0 if how == "leaves with 0" else 7
+        assert text == f"(zray: worker {error.pid} printed nothing and exited with code {code})\n"
+
+
 def test_tasks_that_were_only_queued_on_a_dead_worker_are_not_charged(one_node, gate):
     """With max_retries=0, a crash may fail only the task that ran."""
 

@@ -17,6 +17,8 @@ from tests.e2e.nodes import ended
 from tests.e2e.scripts import environment, zray
 from tests.e2e.target import until
 from zray.job_submission import JobDetails, JobInfo, JobStatus, JobSubmissionClient, JobType
+from zray.util import state
+from zray.util.state.exception import RayStateApiException
 
 pytestmark = pytest.mark.zray_only  # Ray's counterpart needs its dashboard
 
@@ -87,6 +89,11 @@ def test_a_program_runs_on_the_cluster_and_its_log_stays(client, tmp_path):
     drivers = [one.driver_info.pid for one in client.list_jobs() if one.type is JobType.DRIVER]
     assert drivers == [str(os.getpid())], "neither the job's own driver nor those of clients"
     assert f"job-driver-{job}.log" in zray("logs", "--address", client.get_address())
+    assert "".join(state.get_log(submission_id=job)) == log
+    assert "".join(state.get_log(submission_id=job, tail=1)) == log.splitlines(keepends=True)[-1]
+    assert "".join(state.get_log(submission_id=job, node_id=details.driver_node_id)) == log
+    with pytest.raises(RayStateApiException, match="log of the job first-jo: the submission id is wrong"):
+        list(state.get_log(submission_id="first-jo"))
 
 
 def test_the_log_can_be_followed_until_the_end(client, gate):

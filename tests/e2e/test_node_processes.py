@@ -163,6 +163,7 @@ def test_commands_find_the_session_of_the_one_program_that_runs(tmp_sessions):
         second = program()
         said = zray("status", code=1)
         assert "2 sessions of programs" in said and first in said and second in said
+        assert zray("logs", code=1) == said, "one rule for all commands"
         assert f"session {first}" in zray("status", "--address", first)
 
 

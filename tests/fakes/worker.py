@@ -126,6 +126,7 @@ class FakeRuntime:
         self.marks = memoryview(bytearray(24)).cast("q")
         self.context = Context()
         self.values = Values(self, self.loop, self.context, None, None)  # type: ignore[arg-type]
+        self.fetching: set[bytes] = set()
         self.definitions: dict[bytes, bytes] = {}
         self.cancelled_children: list[bytes] = []
         self.executor: Any = None

@@ -47,6 +47,10 @@ class Ports:
     def note(self, what: str) -> Any:
         return lambda *args: self.did.append((what, *args))
 
+    # Store
+    def pinned(self) -> dict[bytes, int]:
+        return {}
+
     # Shell
     def clock(self) -> float:
         return 0.0

@@ -80,6 +80,8 @@ class Config:
     task_events_per_s_max: int = 1000
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
+    # Record where references, tasks and actors are made, for call_site in the state API.  Each call takes 5 us more.
+    record_ref_creation_sites: bool = False
     # Ended workers that a node lists, with why they ended.  A row takes about 1 KB.
     ended_workers_max: int = 10_000
     # Series of metrics that a node keeps, of all its processes together; more are counted and left out.

@@ -6,3 +6,8 @@ JOIN_SCHEME = "zray://"
 TASK_MARKER = "\x01zray-task:"
 # Bytes at the end of a log file that an error message may quote.
 LOG_TAIL_BYTES = 8192
+
+
+def job_log(submission_id: str) -> str:
+    """The name of the log file of a submitted job."""
+    return f"job-driver-{submission_id}.log"

@@ -22,6 +22,10 @@ import os
 from hashlib import blake2b
 from typing import ClassVar, Self
 
+__all__ = [  # what users see, at several paths
+    "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "PlacementGroupID", "TaskID", "UniqueID", "WorkerID",
+]
+
 JOB_SIZE = 4
 ACTOR_SIZE = 16
 PLACEMENT_GROUP_SIZE = 18

@@ -55,12 +55,18 @@ def _is_true(value: Any) -> bool:
     return str(value).lower() not in ("0", "false", "")
 
 
+def _sites(value: Any) -> dict[str, Any]:
+    return {"record_ref_creation_sites": _is_true(value)}
+
+
 _COUNTERPARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "idle_worker_killing_time_threshold_ms": _number("worker_idle_s", 0.001),
     "lineage_pinning_enabled": _lineage,
     "max_direct_call_object_size": _number("inline_bytes_max"),
     "max_lineage_bytes": _number("lineage_bytes_max"),
     "object_spilling_config": _spill_dir,
+    "record_ref_creation_sites": _sites,
+    "record_task_actor_creation_sites": _sites,
     "object_spilling_directory": lambda value: {"spill_dir": value} if value else {},
     "task_events_max_num_task_in_gcs": _number("events_max"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zray.node.running import ask as ask_module
+from zray.node.running import ask as ask_module, session as sessions
 
 
 class CommandAsker(ask_module.NodeClient):
@@ -19,12 +19,19 @@ class CommandAsker(ask_module.NodeClient):
             super().__init__(address)
         except ConnectionError as error:
             raise click.ClickException(str(error)) from None
+        say_which(address, self.handle.session_dir)
 
     def ask(self, what: str, timeout_s: float = ask_module.QUERY_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         try:
             return super().ask(what, timeout_s, **args)
         except RuntimeError as error:
             raise click.ClickException(str(error)) from None
+
+
+def say_which(address: str, session_dir: str) -> None:
+    """Name the session that "auto" stands for, on standard error, where others run, too."""
+    if address == "auto" and len(sessions.live_sessions()) > 1:
+        click.echo(f"Of several sessions that run here, this is {session_dir}", err=True)
 
 
 def ask(address: str, what: str, **args: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections import deque
 
 import click
 
-from zray.cli.asking import CommandAsker, with_address
+from zray.cli.asking import CommandAsker, say_which, with_address
 from zray.cli.commands import main
 from zray.node.running import launch, session as sessions
 from zray.state.timeline import timeline_events
@@ -39,8 +39,8 @@ def timeline(output: str, address: str) -> None:
 def logs(name: str | None, tail: int, address: str) -> None:
     """List the log files of a session, or print the end of those whose names begin with NAME.
 
-    Without --address: of the newest that runs, or else of the one that ended last.  --address takes the directory of a
-    session that has ended, too.
+    Without --address: of the session that other commands ask, or of the one that ended last where none runs.
+    --address takes the directory of a session that has ended, too.
     """
     directory = os.path.join(_log_session(address), sessions.LOGS)
     names = sorted(os.listdir(directory))
@@ -64,9 +64,12 @@ def _log_session(address: str) -> str:
     if os.path.isdir(os.path.join(address, sessions.LOGS)):
         return address
     try:
-        return launch.find_session(address).session_dir
+        found = launch.find_session(address, asks=True).session_dir
     except ConnectionError as error:
-        running, ended = sessions.live_sessions(), sessions.ended_sessions()
-        if address != "auto" or not (running or ended):
+        ended = sessions.ended_sessions() if address == "auto" and not sessions.live_sessions() else []
+        if not ended:
             raise click.ClickException(str(error)) from None
-        return running[0].session_dir if running else ended[0]
+        click.echo(f"No session runs; the one that ended last is {ended[0]}", err=True)
+        return ended[0]
+    say_which(address, found)
+    return found

@@ -1,7 +1,10 @@
 """Placement groups: this process creates them, waits for them and removes them.
 
-The group's home node decides (zray.node.groups.table).  The group's row in the control store answers questions.
-GroupState messages report changes (zray.core.waits.groups).
+The group's home node decides (zray.node.groups.table).  GroupState messages report changes (zray.core.waits.groups).
+
+Questions go to the home, because it writes the row in the control store beside its answers: right after ``ready()``
+that row may be of an earlier state.  The row answers where the home does not: it is dead and not replaced, or has
+forgotten the group.
 """
 
 from __future__ import annotations
@@ -81,13 +84,31 @@ class Groups:
         self.turns.kick()
         return ref
 
-    # ------------------------------------------------------------ rows of the control store
+    # ------------------------------------------------------------ rows
 
     def row(self, group: bytes) -> dict[str, Any] | None:
-        return self._ask(lambda then: self.gcs.get_group(group, then))
+        """The row of a group (zray.node.groups.records), None where it is unknown."""
+        home = ids.home_of(group)
+        found = self._at_home(home, group)
+        if found is not None:
+            return found
+        kept = self._ask(lambda then: self.gcs.get_group(group, then))
+        if kept is None or kept["home"] == home:
+            return kept
+        return self._at_home(kept["home"], group) or kept
 
     def rows(self) -> list[dict[str, Any]]:
-        return [row for _, row in self._ask(self.gcs.list_groups)]
+        """The rows of all groups."""
+        newest = {row["placement_group_id"]: row for _, row in self._ask(self.gcs.list_groups)}
+        for row in map(_as_recorded, self.questions.query("placement-groups")["placement-groups"]):
+            group = row["placement_group_id"]
+            if group not in newest or newest[group]["version"] < row["version"]:
+                newest[group] = row
+        return list(newest.values())
+
+    def _at_home(self, home: bytes, group: bytes) -> dict[str, Any] | None:
+        answer = self.questions.query("placement-groups", on=home, group=group)
+        return next(map(_as_recorded, answer.get("placement-groups", ())), None)
 
     def find(self, name: str, namespace: str | None = None) -> bytes | None:
         """The group of that name in this namespace."""
@@ -155,6 +176,13 @@ class Groups:
                     "or ask for num_cpus=0.")
         raise ValueError(f"Cannot schedule {what} with the placement group because the resource request {resources} "
                          f"cannot fit into {where}.{hint}")
+
+
+def _as_recorded(shown: dict[str, Any]) -> dict[str, Any]:
+    """A row from the answer of a node, with ids as in the control store."""
+    return {**shown, "placement_group_id": bytes.fromhex(shown["placement_group_id"]),
+            "home": bytes.fromhex(shown["home"]), "nodes": [bytes.fromhex(node) for node in shown["nodes"]],
+            "soft_target": bytes.fromhex(shown["soft_target"])}
 
 
 class _Captured:

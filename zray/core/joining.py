@@ -72,6 +72,10 @@ def for_worker(spec: dict[str, Any]) -> Runtime:
 
 
 def _install(runtime: Runtime) -> None:
+    if runtime.process.config.record_ref_creation_sites:
+        from zray.core import creation_sites
+
+        creation_sites.record(runtime)
     dropped.clear()
     serialization.set_out_of_band_hook(runtime.pin_for_good)
     refs._hooks["runtime"] = runtime

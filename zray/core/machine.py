@@ -24,13 +24,13 @@ from zray.base.causes import Cause
 from zray.base.ends import Ends
 from zray.core.connections import Connections
 from zray.core.creation import Creations
-from zray.core.ports import Dialling, Shell, Store, Transport, Work
+from zray.core.ports import Dialling, Shell, Sites, Store, Transport, Work
 from zray.core.process import ProcessRecord
 from zray.core.waits.groups import GroupWaits
 from zray.core.waits.why import Reason, explain_record
 from zray.gcs.client.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
-from zray.owner.attempt_rows import object_rows, task_rows
+from zray.owner.attempt_rows import ARGS_FETCH, object_rows, task_rows
 from zray.owner.calls import ActorCalls
 from zray.owner.eager_values import EagerValues
 from zray.owner.holding import Holding
@@ -67,7 +67,9 @@ class CoreMachine:
         self.transport = transport
         self.dropped = dropped
         self.work: Work | None = None
+        self.sites: Sites | None = None  # with the setting record_ref_creation_sites
         self.blocked: dict[bytes, Callable[[], Any]] = {}
+        self.fetching: set[bytes] = set()  # tasks that run here, but still read their arguments
         self.unsent = 0  # submissions since the last turn
         self.submitted_s = 0.0  # the time of the first of them: each submission of a turn has it
         self.in_wait: set[bytes] = set()  # those of ``blocked`` that wait in wait(), not in get()
@@ -328,7 +330,8 @@ class CoreMachine:
         """Rows for the state API: the unfinished tasks of this process and what runs in it, or its references."""
         self.empty_dropped()
         if message.what == "objects":
-            rows, total = object_rows(self.refs, self.submitter, self.calls, message.limit, message.of)
+            rows, total = object_rows(self.refs, self.submitter, self.calls, self.store.pinned(), message.limit,
+                                      message.of)
         elif message.what == "actors":
             rows = self.creations.rows()
             total = len(rows)
@@ -339,6 +342,8 @@ class CoreMachine:
                 running = self.work.rows(self._state_of_running, message.limit)
                 rows += running
                 total += len(running)
+        if self.sites is not None:
+            self.sites.add_to(message.what, rows, message.limit, message.of)
         epoch_s = self.process.epoch_s
         for row in rows:
             if row.get("created_s"):
@@ -348,6 +353,8 @@ class CoreMachine:
     def _state_of_running(self, task: bytes) -> str:
         if task not in self.blocked:
             return "RUNNING"
+        if task in self.fetching:
+            return ARGS_FETCH
         return "RUNNING_IN_RAY_WAIT" if task in self.in_wait else "RUNNING_IN_RAY_GET"
 
     def reasons_for(self, what: bytes) -> list[Reason]:

@@ -53,6 +53,17 @@ class Store(Protocol):
     def node_lost(self, failure: list[Any]) -> None:
         """End pending requests to the store with this failure: the node cannot answer."""
 
+    def pinned(self) -> dict[bytes, int]:
+        """The objects that values of this process lie in, with their sizes in bytes."""
+
+
+class Sites(Protocol):
+    """Where user code made objects and actors: zray.core.creation_sites."""
+
+    def of(self, oid: bytes) -> str: ...
+
+    def add_to(self, what: str, rows: list[dict[str, Any]], limit: int, of: bytes) -> None: ...
+
 
 class Shell(Protocol):
     """The process around the machine: time, messages for the user, user code."""

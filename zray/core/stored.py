@@ -212,6 +212,9 @@ class Stored:
         if self.attached:
             self.client.node_lost(failure)
 
+    def pinned(self) -> dict[bytes, int]:
+        return self.client.pinned() if self.attached else {}
+
     def relieve(self, bytes_max: int) -> int:
         """Move inline values of this process to the store until their bytes are below ``bytes_max`` (under the lock).
 

@@ -104,8 +104,10 @@ class ObjectRef(Generic[T]):
         return self._owner
 
     def call_site(self) -> str:
-        """Where the reference was made: '' (that is not recorded)."""
-        return ""
+        """Where this process made the reference; '' for one that it got, and without the setting
+        ``record_ref_creation_sites``."""
+        sites = getattr(getattr(_runtime(), "machine", None), "sites", None)
+        return "" if sites is None else sites.of(self._oid)
 
     def tensor_transport(self) -> None:
         """None: objects travel by the object stores."""

@@ -22,6 +22,7 @@ import time
 from typing import Any
 
 import zray as ray
+from zray.base.formats import job_log
 from zray.environments import spec
 from zray.handles.connection import connected
 from zray.job_submission import keeper, table
@@ -75,7 +76,7 @@ class JobSupervisor:
         row = table.read(self.submission_id)
         if row is None or JobStatus(row["status"]).is_terminal():
             return  # it was stopped before it began
-        log = os.path.join(self._context.gcs_address, "logs", f"job-driver-{self.submission_id}.log")
+        log = os.path.join(self._context.gcs_address, "logs", job_log(self.submission_id))
         os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         self._write(status="RUNNING", message=None, driver_node_id=self._context.get_node_id(), log=log,
                     machine=machine_id(), driver_host=socket.gethostname())

@@ -484,8 +484,11 @@ class Daemon:
         if worker is not None:
             self.output.assign(incarnation, worker.job, worker.pid)
         lease, started, finished, equipping = self.store.slot_marks(incarnation)
-        tail = self.output.tail(incarnation) if ended.signal or ended.exit_code else ""
-        log = self.output.file_of(incarnation) or self.journal.path
+        failed = bool(ended.signal or ended.exit_code or started > finished)  # an exit in the middle of a task, too
+        tail = self.output.tail(incarnation) if failed else ""
+        log = self.output.file_of(incarnation)
+        if not log and failed and worker is not None and worker.lease and not (worker.reason or worker.asked):
+            log = self.output.note_death(incarnation, ended.signal, ended.exit_code)
         death = Death(ended.signal, ended.exit_code, lease, started, finished, tail, log, equipping)
         self.machine.worker_exited(incarnation, death, time.monotonic())
         lines, dropped = self.output.flush([incarnation])

@@ -281,7 +281,10 @@ def _jobs(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _groups(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    """Placement groups whose home is this node, and the bundles on it."""
+    """Placement groups whose home is this node, and the bundles on it; ``group``: that group alone."""
+    wanted = args.get("group")
+    if wanted is not None:
+        return _rows("placement-groups", viewed.groups.table.rows(wanted), args)
     return {**_rows("placement-groups", viewed.groups.table.rows(), args),
             "bundles": [shown(row) for row in viewed.scheduler.bundles.rows()]}
 

@@ -6,6 +6,7 @@ The rows are maps of wire types.  Ids are bytes, times are seconds of the proces
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from zray.base.causes import Cause
@@ -16,6 +17,7 @@ from zray.wire.messages import CARRYING, FAILED, STORED
 from zray.wire.messages.actors import ALIVE
 
 NORMAL_TASK, ACTOR_TASK = "NORMAL_TASK", "ACTOR_TASK"
+ARGS_FETCH = "PENDING_ARGS_FETCH"
 
 
 def bare(name: str) -> str:
@@ -86,7 +88,10 @@ def _everything(owned: Iterable[Entry], submitter: Any, calls: Any) -> Iterator[
 
 def task_rows(owned: Iterable[Entry], submitter: Any, calls: Any, limit: int, of: bytes = b""
               ) -> tuple[list[dict[str, Any]], int]:
-    """``(rows of unfinished tasks, their number)``; with ``of`` of that task, and of maps, which may contain it."""
+    """``(rows of unfinished tasks, their number)``; with ``of`` of that task, and of maps, which may contain it.
+
+    Then, as far as there is room, finished tasks that lineage knows: the node where they ran may have died since.
+    """
     rows: list[dict[str, Any]] = []
     total = 0
     for work in unfinished(owned, submitter, calls):
@@ -97,7 +102,10 @@ def task_rows(owned: Iterable[Entry], submitter: Any, calls: Any, limit: int, of
             rows.append(_chunk_row(work) if type(work) is MapChunk else {
                 **about(work), "state": state_of(work), "waits_for": _waits_for(work),
                 "key": work.key.number if work.key is not None else 0})
-    return rows, total
+    finished = (recipe.task for recipe in submitter.lineage.recipes.values()
+                if recipe.task.state == DONE and (not of or recipe.task.tid == of))
+    known = [{**about(task), "state": "FINISHED"} for task in islice(finished, max(0, limit - len(rows)))]
+    return rows + known, total + len(known)
 
 
 def _chunk_row(chunk: MapChunk) -> dict[str, Any]:
@@ -117,9 +125,12 @@ LOCAL_REFERENCE, PINNED_IN_MEMORY, USED_BY_PENDING_TASK = "LOCAL_REFERENCE", "PI
 CAPTURED_IN_OBJECT, ACTOR_HANDLE = "CAPTURED_IN_OBJECT", "ACTOR_HANDLE"
 
 
-def object_rows(refs: Any, submitter: Any, calls: Any, limit: int, of: bytes = b""
+def object_rows(refs: Any, submitter: Any, calls: Any, pinned: dict[bytes, int], limit: int, of: bytes = b""
                 ) -> tuple[list[dict[str, Any]], int]:
-    """``(rows of the objects that this process refers to, their number)``; with ``of`` of that object only."""
+    """``(rows of the objects that this process refers to or reads, their number)``; with ``of`` of that object only.
+
+    ``pinned``: the sizes of the objects in the store that values of this process lie in.
+    """
     records = [record for table in (refs.owned, refs.borrowed) for record in table.values()
                if record.refs > 0 and (not of or record.oid == of)]
     used = {id(pin) for work in unfinished(refs.owned.values(), submitter, calls) for pin in work.pins or ()}
@@ -127,11 +138,20 @@ def object_rows(refs: Any, submitter: Any, calls: Any, limit: int, of: bytes = b
     actors = {id(link.life_record) for link in calls.links.values() if link.life_record is not None}
     rows = []
     for record in records[:limit]:
-        kind = (ACTOR_HANDLE if id(record) in actors else CAPTURED_IN_OBJECT if id(record) in captured
+        kind = (ACTOR_HANDLE if id(record) in actors else PINNED_IN_MEMORY if record.oid in pinned
+                else CAPTURED_IN_OBJECT if id(record) in captured
                 else USED_BY_PENDING_TASK if id(record) in used else LOCAL_REFERENCE)
         rows.append({"object_id": record.oid, "nbytes": _nbytes(record.value), "reference_type": kind,
                      "task_status": _status(record), "attempt": getattr(record.task, "attempt", 0) or 0})
-    return rows, len(records)
+    referred = {record.oid for record in records}
+    read = [oid for oid in pinned if oid not in referred and (not of or oid == of)]
+    rows += [{"object_id": oid, "nbytes": pinned[oid], "reference_type": PINNED_IN_MEMORY, "task_status":
+              "NIL" if _is_put(oid) else "FINISHED", "attempt": 0} for oid in read[:max(0, limit - len(rows))]]
+    return rows, len(records) + len(read)
+
+
+def _is_put(oid: bytes) -> bool:
+    return bool(int.from_bytes(oid[TASK_SIZE:], "little") & PUT_FLAG)
 
 
 def _nbytes(value: Any) -> int:
@@ -150,7 +170,7 @@ def _nbytes(value: Any) -> int:
 
 
 def _status(record: Any) -> str:
-    if int.from_bytes(record.oid[TASK_SIZE:], "little") & PUT_FLAG:
+    if _is_put(record.oid):
         return "NIL"
     task = record.task
     if record.value is not None:

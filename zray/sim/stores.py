@@ -53,6 +53,10 @@ class CoreStore:
     def node_lost(self, failure: list[Any]) -> None:
         """Nothing to end: no requests are open."""
 
+    def pinned(self) -> dict[bytes, int]:
+        """Simulated tasks keep no values."""
+        return {}
+
 
 class SimStores:
     """See the module's docstring.

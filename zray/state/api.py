@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from glob import escape
 from typing import Any
 
+from zray.base.formats import job_log
 from zray.base.ids import OBJECT_SIZE, TASK_SIZE
 from zray.state.client import (
     DEFAULT_LIMIT,
@@ -229,7 +231,8 @@ def get_log(address: str | None = None, node_id: str | None = None, node_ip: str
             suffix: str = "out", encoding: str | None = "utf-8", errors: str | None = "strict",
             submission_id: str | None = None, attempt_number: int = 0, _interval: float | None = None,
             filter_ansi_code: bool = False) -> Iterator[Any]:
-    """Pieces of the log of a file, an actor, a task or a process, as text (as bytes with ``encoding=None``).
+    """Pieces of the log of a file, an actor, a task, a process or a submitted job, as text (as bytes with
+    ``encoding=None``).
 
     ``tail``: its last lines only, -1 for all.  ``follow``: also what is written later; the iterator does not end then.
     ``suffix``: "out" or "err", the standard output or error of a process.  RayStateApiException when there is no such
@@ -237,16 +240,34 @@ def get_log(address: str | None = None, node_id: str | None = None, node_ip: str
     """
     if suffix not in ("out", "err"):
         raise ValueError(f'suffix is "out" or "err", not {suffix!r}')
-    if not any((filename, actor_id, task_id, pid)):
-        raise ValueError("get_log needs one of filename, actor_id, task_id, pid: whose log?")
+    if not any((filename, actor_id, task_id, pid, submission_id)):
+        raise ValueError("get_log needs one of filename, actor_id, task_id, pid, submission_id: whose log?")
     with StateClient(address, timeout) as client:
-        name, node = _log_of(client, node_id, node_ip, filename, actor_id, task_id, attempt_number, pid, suffix)
+        if submission_id and not any((filename, actor_id, task_id, pid)):
+            name, node = _log_of_job(client, submission_id, node_id, node_ip)
+        else:
+            name, node = _log_of(client, node_id, node_ip, filename, actor_id, task_id, attempt_number, pid, suffix)
         for piece in client.log(node, name, tail, follow, LOG_LOOK_S if _interval is None else _interval):
             if encoding is None:
                 yield piece
                 continue
             text = piece.decode(encoding, errors or "strict")
             yield _ANSI.sub("", text) if filter_ansi_code else text
+
+
+def _log_of_job(client: StateClient, submission_id: str, node_id: str | None, node_ip: str | None
+                ) -> tuple[str, dict[str, Any]]:
+    """``(name of the file, its node)`` of the output of a submitted job, which is on the node that started it."""
+    name = job_log(submission_id)
+    named = node_id is not None or node_ip is not None
+    nodes = [client.node_of(node_id, node_ip)] if named else [row for row in client.ask("nodes")["nodes"]
+                                                              if row["Alive"]]
+    for node in nodes:
+        if name in client.logs_on(node, escape(name)):
+            return name, node
+    raise RayStateApiException(
+        f"no live node{' of those named' if named else ''} has a log of the job {submission_id}: the submission id is "
+        "wrong, the job has not started, it was deleted, or its node has ended (`zray job list` has its status)")
 
 
 def _log_of(client: StateClient, node_id: str | None, node_ip: str | None, filename: str | None,

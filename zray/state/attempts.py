@@ -2,6 +2,7 @@
 
     party     says                                            counts
     owner     its state while it is unfinished, its demand    least: it hears of the start last
+    owner     that it has finished, while lineage knows it    where no event does: its node may be dead
     worker    that it runs or waits here, in get or in wait   more
     events    that it runs since ..., or has ended            most, once it has ended
 
@@ -21,6 +22,9 @@ from zray.state.places import Places, bare, milliseconds
 Key = tuple[str, int]
 DRIVER_PARENT = "ff" * 20  # then the job: the task id of a driver, as in Ray
 ENDED = ("FINISHED", "FAILED")
+# What only the process that runs a task knows: it says more than the event that the task runs.
+OF_WORKERS = frozenset(("RUNNING", "RUNNING_IN_RAY_GET", "RUNNING_IN_RAY_WAIT", "PENDING_ARGS_FETCH",
+                        "PENDING_ACTOR_TASK_ARGS_FETCH"))
 INCARNATION_DIGITS = 16
 PREFIX_DIGITS = 32  # of a task id: the same for all tasks of one attempt of a parent
 
@@ -70,7 +74,7 @@ def merge(events: Iterable[dict[str, Any]], live: Iterable[dict[str, Any]]) -> d
             merged[key] = {**known, **_said(row)}
         else:
             state = known.get("state", "")
-            known.update(_said(row), state=state if state.startswith("RUNNING") else row["state"])
+            known.update(_said(row), state=state if state in OF_WORKERS or state in ENDED else row["state"])
     return merged
 
 
@@ -145,7 +149,8 @@ def _row(record: dict[str, Any], actor: dict[str, Any] | None, parents: dict[str
             "events": [{"event_name": "task:execute", "start_time": start * 1000, "end_time": end * 1000}]
             if start and end else []},
         "creation_time_ms": milliseconds(created or start), "start_time_ms": milliseconds(start),
-        "end_time_ms": milliseconds(end), "task_log_info": None,
+        "end_time_ms": milliseconds(end),
+        "task_log_info": places.logs_of(worker_id) if worker_id else None,
         "error_message": record.get("error_message") or None, "is_debugger_paused": False, "call_site": None,
         "label_selector": record.get("labels") or {}, "fallback_strategy": None, "count": record.get("count") or 1,
         "pending_reason": record.get("waits_for") or record.get("pending_reason") or None}

@@ -18,7 +18,7 @@ from zray.base.errors import GetTimeoutError
 from zray.handles.connection import current
 from zray.state import attempts, rows
 from zray.state.attempts import PREFIX_DIGITS
-from zray.state.errors import RayStateApiException, ServerUnavailable
+from zray.state.errors import NodesEnded, RayStateApiException, ServerUnavailable
 from zray.state.filters import checked, matcher
 from zray.state.kinds import KINDS, RowKind
 from zray.state.places import Places
@@ -26,7 +26,7 @@ from zray.state.places import Places
 DEFAULT_LIMIT = 100
 DEFAULT_TIMEOUT_S = 30
 LIMIT_MAX = 10_000  # rows of one list, and of the answer of one node
-LOG_LINES = 1000
+OF_NODES = ("tasks", "workers", "cluster_events", "runtime_envs")  # kinds whose ended rows each node keeps by itself
 # Lines of zray itself in the output of a worker: the name of the task that prints, warnings, progress bars.
 _MARK = re.compile(rb"\x01zray-[^\n]*\n")
 LOG_LOOK_S = 0.5  # between two looks for new lines of a log that is followed
@@ -94,6 +94,7 @@ class StateClient:
         self._asker = asker_for(address)
         self._deadline = time.monotonic() + timeout_s
         self.missing: list[str] = []  # what is not in the rows, in words
+        self.gone = ""  # the nodes that have ended, with the rows that only they kept
 
     def __enter__(self) -> StateClient:
         return self
@@ -125,6 +126,9 @@ class StateClient:
             if left_out := found.get("left_out", 0):
                 live = sum(row.get("count", 1) for row in found.get("live", ()))
                 self.missing.append(f"only {live} of {live + left_out} {view} of the processes were sent")
+        if kind.name in OF_NODES:
+            self.gone = ", ".join(f"{row['NodeID']} ({row['State']})" for row in answers["nodes"]["nodes"]
+                                  if not row["Alive"])
         if kind.name == "tasks":
             return self._tasks(answers)
         if kind.name == "cluster_events":
@@ -138,10 +142,14 @@ class StateClient:
         parents = dict(self.ask("parents", prefixes=sorted(prefixes))["parents"]) if prefixes else {}
         actors = answers["actors"]["actors"] + [
             rows.waiting_actor(row) for row in answers["actors"].get("live", ()) if row.get("creation")]
+        sites = {row["task_id"]: row["call_site"] for row in live if "call_site" in row}
+        sites |= {attempts.creation_task(row["actor"]): row["call_site"]
+                  for row in answers["actors"].get("live", ()) if "call_site" in row}
         reasons = {(row["owner"], row["key"]): f"{Cause(row['cause']).text} ({row['detail']})"
                    for row in found.get("waiting", ())}
-        return attempts.rows(events, [row for row in live if "task_id" in row], actors, parents, reasons,
-                             _places(answers))
+        merged = attempts.rows(events, [row for row in live if "state" in row and "task_id" in row], actors, parents,
+                               reasons, _places(answers))
+        return [{**row, "call_site": sites.get(row["task_id"])} for row in merged] if sites else merged
 
     def _node_logs(self, nodes: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
         for node in nodes:
@@ -215,7 +223,10 @@ def list_rows(kind_name: str, address: str | None, filters: Sequence[Any] | None
         args.setdefault("tasks", {})["detail"] = detail
     with StateClient(address, timeout) as client:
         found = [row for row in client.rows(kind, args) if wanted(row)]
-        missing = client.missing
+        missing, gone = client.missing, client.gone
+    if gone:
+        warnings.warn(f"the list of {kind.name} has only what others know of nodes that have ended: {gone}",
+                      NodesEnded, stacklevel=4)
     if missing:
         text = f"the list of {kind.name} is not complete: {'; '.join(dict.fromkeys(missing))}"
         if raise_on_missing_output:

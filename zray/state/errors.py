@@ -15,5 +15,9 @@ class DataSourceUnavailable(RayStateApiException):
     """Ray's error when a process does not answer; zray raises RayStateApiException itself."""
 
 
+class NodesEnded(UserWarning):
+    """A list lacks what only nodes kept that have ended; the message names them."""
+
+
 class UnknownColumn(RayStateApiException, ValueError):
     """A filter names a column that these rows do not have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,19 @@ class Places:
     def ip_of(self, process: str | None) -> str:
         row = self._nodes.get((process or "")[:TAG_DIGITS])
         return row.get("NodeManagerAddress", "") if row is not None else ""
+
+    def logs_of(self, worker_id: str) -> dict[str, Any] | None:
+        """The log files of a worker, as TaskState has them; None where its node is unknown.
+
+        Which part of them a task wrote is not recorded, hence -1.
+        """
+        row = self._nodes.get(worker_id[:TAG_DIGITS])
+        if row is None or not row.get("RayletSocketName"):
+            return None
+        directory = os.path.dirname(row["RayletSocketName"].removeprefix("ipc://"))
+        stem = os.path.join(directory, "logs", f"worker-{worker_id[:16]}")
+        return {f"{stream}_{name}": value for stream, suffix in (("stdout", "out"), ("stderr", "err"))
+                for name, value in (("file", f"{stem}.{suffix}"), ("start", -1), ("end", -1))}
 
     def worker_id(self, incarnation: str) -> str:
         """The WorkerID of an incarnation, as far as known; '' of ''."""

@@ -22,10 +22,12 @@ _LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) (DEBUG|INFO|WARN
 
 
 def actors(raw: list[Row], live: list[Row], places: Places) -> list[Row]:
-    """Rows of ActorState by id; ``live``: creations that wait for arguments, as their owners know them."""
+    """Rows of ActorState by id; ``live``: what their owners know, creations that wait for arguments, and call sites."""
+    sites = {row["actor"]: row["call_site"] for row in live if row.get("call_site")}
     known = {row["actor_id"] for row in raw}
     raw = raw + [waiting_actor(row) for row in live if row.get("creation") and row["actor"] not in known]
-    return sorted((_actor(row, places) for row in raw), key=lambda row: row["actor_id"])
+    found = [_actor(row, places) | {"call_site": sites.get(row["actor_id"])} for row in raw]
+    return sorted(found, key=lambda row: row["actor_id"])
 
 
 def waiting_actor(row: Row) -> Row:
@@ -49,7 +51,7 @@ def _actor(row: Row, places: Places) -> Row:
         "death_cause": _death_cause(row, places) if dead else None, "is_detached": bool(row.get("is_detached")),
         "placement_group_id": row.get("group") or None, "repr_name": row.get("repr_name") or "",
         "num_restarts": row.get("num_restarts", 0), "num_restarts_due_to_lineage_reconstruction": 0,
-        "num_restarts_due_to_node_preemption": 0, "call_site": None, "label_selector": row.get("labels") or {},
+        "num_restarts_due_to_node_preemption": 0, "label_selector": row.get("labels") or {},
         "fallback_strategy": None}
 
 
@@ -161,7 +163,8 @@ def objects(live: list[Row], places: Places) -> list[Row]:
             process = row["process"]
             found.append({
                 "object_id": row["object_id"], "object_size": row["nbytes"], "task_status": row["task_status"],
-                "attempt_number": row["attempt"] + 1, "reference_type": row["reference_type"], "call_site": "disabled",
+                "attempt_number": row["attempt"] + 1, "reference_type": row["reference_type"],
+                "call_site": row.get("call_site", "disabled"),
                 "type": process["type"], "pid": process["pid"], "ip": places.ip_of(process["worker_id"])})
     return sorted(found, key=lambda row: (row["object_id"], row["pid"]))
 

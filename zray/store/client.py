@@ -16,7 +16,7 @@ from typing import Any
 
 from zray.base.os_linux import populate_write
 from zray.store import StoreFull
-from zray.store.header import CREATED, FREE, HEADER_BYTES, SEALED, Headers, block_bytes
+from zray.store.header import CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.heap import Extent, Heap
 from zray.store.node.records import DISK_FULL_REASON, FULL_REASON
 from zray.store.pins import PinTable, view_type
@@ -313,6 +313,13 @@ class StoreClient:
         view.index = index  # last: with it, the finaliser acts
         start = offset + HEADER_BYTES
         return memoryview(view).cast("B")[start : start + nbytes].toreadonly()
+
+    def pinned(self) -> dict[bytes, int]:
+        """The objects that views of this process pin, with their sizes in bytes."""
+        if self.closed:
+            return {}
+        blocks = map(self.headers.read, self.pin_table.offsets())
+        return {block.oid: block.nbytes for block in blocks if block.state in (SEALED, EVICTING)}
 
     def there(self, value: list[Any], oid: bytes) -> bool:
         """Whether ``read`` would find it now."""

@@ -50,6 +50,10 @@ class PinTable:
         self.words[index] = 0
         self._free.append(index)
 
+    def offsets(self) -> set[int]:
+        """The blocks that are pinned now."""
+        return {word & ~1 for word in map(self.words.__getitem__, range(self._used)) if word}
+
     @property
     def count(self) -> int:
         return self._used - len(self._free)

@@ -7,11 +7,14 @@ from itertools import islice
 from typing import Any
 
 from zray.base.causes import Cause
+from zray.owner.attempt_rows import ARGS_FETCH
 from zray.worker.machine import WorkerMachine
 from zray.worker.queue import TASK_ATTEMPT, TASK_ID
 
 BEHIND_MAX = 3  # running calls that are named for a waiting call
 COUNTED_MAX = 1000  # queued calls that are counted by name
+
+CALL_ARGS_FETCH = "PENDING_ACTOR_TASK_ARGS_FETCH"
 
 Place = tuple[Cause, dict[str, Any]]
 NameOf = Callable[[list[Any]], str]
@@ -71,8 +74,10 @@ def rows_of(machine: WorkerMachine, name_of: NameOf, state_of_running: Callable[
     waits = "SUBMITTED_TO_WORKER" if machine.actor is None else "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"
     rows = []
     for running, waiting in lines(machine, most):
-        for task, state in [(task, state_of_running(task[TASK_ID])) for task in running] + [
-                (task, waits) for task in waiting]:
+        states = [state_of_running(task[TASK_ID]) for task in running]
+        if machine.actor is not None:
+            states = [CALL_ARGS_FETCH if state == ARGS_FETCH else state for state in states]
+        for task, state in [*zip(running, states, strict=True), *((task, waits) for task in waiting)]:
             rows.append({"task_id": task[TASK_ID], "attempt": task[TASK_ATTEMPT], "name": name_of(task), "state": state,
                          "here": True})
     return rows

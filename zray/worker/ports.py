@@ -20,6 +20,7 @@ class CoreProcess(Protocol):
     marks: Any
     context: Any  # thread-local: the task that runs on this thread
     values: Any
+    fetching: set[bytes]  # tasks that still read their arguments
 
     @property
     def incarnation(self) -> bytes: ...

@@ -1,21 +1,4 @@
 """The classes of rows of the state API, at the path of earlier versions of Ray."""
 
-from zray.state.client import DEFAULT_LIMIT, DEFAULT_TIMEOUT_S as DEFAULT_RPC_TIMEOUT
-from zray.state.common import (
-    ActorState,
-    ClusterEventState,
-    JobState,
-    NodeState,
-    ObjectState,
-    PlacementGroupState,
-    RuntimeEnvState,
-    StateSchema,
-    TaskState,
-    WorkerState,
-    state_column,
-)
-
-__all__ = [
-    "DEFAULT_LIMIT", "DEFAULT_RPC_TIMEOUT", "ActorState", "ClusterEventState", "JobState", "NodeState", "ObjectState",
-    "PlacementGroupState", "RuntimeEnvState", "StateSchema", "TaskState", "WorkerState", "state_column",
-]
+from zray.util.state.common import *  # noqa: F403
+from zray.util.state.common import __all__ as __all__

@@ -1,5 +1,4 @@
 """The errors of the state API, at the path of earlier versions of Ray."""
 
-from zray.state.errors import DataSourceUnavailable, RayStateApiException, ServerUnavailable
-
-__all__ = ["DataSourceUnavailable", "RayStateApiException", "ServerUnavailable"]
+from zray.util.state.exception import *  # noqa: F403
+from zray.util.state.exception import __all__ as __all__

@@ -464,8 +464,10 @@ class GroupTable:
 
     # ------------------------------------------------------------ views and invariants
 
-    def rows(self) -> list[dict[str, Any]]:
-        return [found.row(self.ports.node_id, self.me) for found in self.groups.values()]
+    def rows(self, group: bytes | None = None) -> list[dict[str, Any]]:
+        """The rows of all groups, or of that one if it is here."""
+        wanted = self.groups.values() if group is None else [self.groups[group]] if group in self.groups else []
+        return [found.row(self.ports.node_id, self.me) for found in wanted]
 
     def job_is_used(self, job: int) -> bool:
         return any(g.job == job and g.state != GROUP_REMOVED for g in self.groups.values())

@@ -170,6 +170,23 @@ class Output:
         files = [stream.path for stream in reversed(self._streams.get(incarnation, ()))]
         return next((path for path in files if _size(path)), "")
 
+    def note_death(self, incarnation: bytes, signal: int, exit_code: int) -> str:
+        """Write into the log of a worker that printed nothing how it ended, and return the path: an error names it.
+
+        The line is not shown to the driver: the error says the same.
+        """
+        for stream in self._streams.get(incarnation, ())[1:]:
+            how = f"was ended by signal {signal}" if signal else f"exited with code {exit_code}"
+            line = f"(zray: worker {stream.pid} printed nothing and {how})\n".encode()
+            try:
+                with open(os.open(stream.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as file:
+                    file.write(line)
+            except OSError:  # a full disk
+                return ""
+            stream.offset += len(line)
+            return stream.path
+        return ""
+
     @property
     def rescan_s(self) -> float:
         """How long until the next look at the files when the kernel does not report writes."""

@@ -41,8 +41,14 @@ def arguments(rt: CoreProcess, task: list[Any], register: Callable[[Any], None] 
     if deps:
         rt.values.prefetch([*deps, task[ARGS]])
     loads = serialization.loads
-    values = [loads(buffer, register) for buffer in buffers(rt, deps)]
-    payload, = buffers(rt, [task[ARGS]])
+    if not deps and type(task[ARGS]) is bytes:
+        return serialization.load_args(task[ARGS], (), (), register)
+    rt.fetching.add(task[TASK_ID])
+    try:
+        values = [loads(buffer, register) for buffer in buffers(rt, deps)]
+        payload, = buffers(rt, [task[ARGS]])
+    finally:
+        rt.fetching.discard(task[TASK_ID])
     return serialization.load_args(payload, extra.get("slots", ()) if values else (), values, register)
 
 

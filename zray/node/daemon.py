@@ -522,7 +522,7 @@ class Daemon:
         deadline = time.monotonic() + EXIT_WAIT_S
         import select
 
-        while (self.children.pids or self.children.zygote) and time.monotonic() < deadline:
+        while self.children.are_left() and time.monotonic() < deadline:
             select.select([self.watcher], [], [], 0.05)
             self.children.collect()
         self.machine.effects.clear()

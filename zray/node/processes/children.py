@@ -79,6 +79,10 @@ class Children:
             elif self.expected:
                 self._strays[pid] = ended
 
+    def are_left(self) -> bool:
+        """Whether any of them has not ended."""
+        return bool(self.workers or self.zygote or self.helpers)
+
     def kill_all(self) -> None:
         for incarnation in list(self.pids):
             self.kill(incarnation)

@@ -1,8 +1,8 @@
 """The process that installs one runtime environment: it unpacks packages and builds a virtual environment.
 
 The daemon starts it (zray.node.environments.installer) with a task in JSON on its standard input, and reads the answer
-from a file.  A guard (zray.node.processes.guard) ends it and all that it started with the daemon.  Each folder is made under a lock and gets its name when it is complete, so two installations that share a
-folder make it once.
+from a file.  A guard (zray.node.processes.guard) ends it and all that it started with the daemon.  Each folder is made
+under a lock and gets its name when it is complete, so two installations that share a folder make it once.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from zray.node.processes.linux import Ended
 
 FOLDER = "environments"  # in the session directory
 # In the environment of what installs, to find what a guard that was killed left; the value is unique on the machine.
-MARK = "ZRAY_INSTALLATION"
+BUILD_MARK = "ZRAY_INSTALLATION"
 LOG_TAIL = 4000  # characters of the log in the error of a process that left no answer
 
 
@@ -196,8 +196,8 @@ class Installer:
         """Start the process of zray.node.environments.build; ``then`` is called at its end."""
         self._count += 1
         mark = f"{os.getpid()}-{linux.start_time(os.getpid())}-{self._count}"
-        pid = self._spawn(task, name, {**self._environ, **env_vars.expand(variables, self._environ), MARK: mark})
-        self._running[pid] = f"{MARK}={mark}"
+        pid = self._spawn(task, name, {**self._environ, **env_vars.expand(variables, self._environ), BUILD_MARK: mark})
+        self._running[pid] = f"{BUILD_MARK}={mark}"
 
         def ended(how: Ended) -> None:
             mark = self._running.pop(pid)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.target import Counts, exceptions, ray, until, waits_because
 
+OURS = f"{os.sep}zray{os.sep}worker{os.sep}"  # in the name of a file of the workers
 SHORT = 60  # seconds: generous, builds run beside other tests
 
 
@@ -232,14 +233,16 @@ def test_a_build_that_fails_is_an_error_of_its_tasks_and_actors_with_the_log_and
     for words in ("could not be set up", "failed with exit code 1", "No such file or directory",
                   "The whole output is in", "after a pause of 10 s"):
         assert words in str(caught.value)
+    assert OURS not in str(caught.value), "no frames of a worker"
 
     @ray.remote(runtime_env=env)
     class Never:
         def call(self):
             return 1
 
-    with pytest.raises(exceptions.RayActorError, match="No such file or directory"):
+    with pytest.raises(exceptions.RayActorError, match="No such file or directory") as caught:
         ray.get(Never.remote().call.remote(), timeout=SHORT)
+    assert OURS not in str(caught.value)
     assert ray.get(look.remote(), timeout=SHORT)[0] == {}, "others go on"
 
 
@@ -297,8 +300,10 @@ def test_a_hook_that_fails_fails_the_actors_and_tasks_of_its_environment(session
     with pytest.raises(exceptions.RayActorError) as caught:
         ray.get(Never.remote().call.remote(), timeout=SHORT)
     assert "Failed to execute the setup hook method" in str(caught.value) and words in str(caught.value)
-    with pytest.raises(exceptions.RuntimeEnvSetupError, match=words):
+    assert OURS not in str(caught.value)
+    with pytest.raises(exceptions.RuntimeEnvSetupError, match=words) as caught:
         inside(env)
+    assert OURS not in str(caught.value)
 
 
 @pytest.mark.zray_only  # a task's own hook

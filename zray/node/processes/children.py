@@ -19,9 +19,9 @@ from zray.node.running.supervision import end_signals
 
 
 class Children:
-    """Collects ended children; calls ``on_exit(incarnation, Ended)`` for workers."""
+    """Collects ended children; calls ``on_exit(incarnation, pid, Ended)`` for workers."""
 
-    def __init__(self, on_exit: Callable[[bytes, Ended], None], on_zygote_exit: Callable[[Ended], None]):
+    def __init__(self, on_exit: Callable[[bytes, int, Ended], None], on_zygote_exit: Callable[[Ended], None]):
         self._on_exit = on_exit
         self._on_zygote_exit = on_zygote_exit
         self.workers: dict[int, bytes] = {}  # pid -> incarnation
@@ -39,7 +39,7 @@ class Children:
         if not self.expected:
             self._strays.clear()
         if ended is not None:
-            self._on_exit(incarnation, ended)
+            self._on_exit(incarnation, pid, ended)
             return
         self.workers[pid] = incarnation
         self.pids[incarnation] = pid
@@ -71,7 +71,7 @@ class Children:
             incarnation = self.workers.pop(pid, None)
             if incarnation is not None:
                 del self.pids[incarnation]
-                self._on_exit(incarnation, ended)
+                self._on_exit(incarnation, pid, ended)
             elif pid in self.helpers:
                 self.helpers.pop(pid)(ended)
             elif pid == self.zygote:

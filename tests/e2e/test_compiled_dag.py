@@ -8,13 +8,14 @@ import glob
 import os
 import signal
 import threading
+import weakref
 
 import numpy as np
 import pytest
 
 import zray as ray
 from tests.e2e.scripts import run_script
-from tests.e2e.target import until
+from tests.e2e.target import Gate, until
 from zray.dag import DAGContext, InputNode, MultiOutputNode, loop
 from zray.exceptions import (
     ActorDiedError,
@@ -56,9 +57,16 @@ class Stage:
     def scale(self, array):
         return array * 2
 
-    def hold(self, gate):
+    def hold(self, before, gate):
         gate.wait()
         return "through"
+
+    def pass_by(self, gates):
+        gates.wait()
+
+    def remember(self, x):
+        self.seen = [*getattr(self, "seen", []), x]
+        return self.seen
 
     def unpicklable(self, x):
         return threading.Lock()
@@ -308,8 +316,176 @@ def test_a_result_outlives_an_await_that_is_cancelled(compiled, actor, gate):
         with pytest.raises(ValueError, match="only be awaited upon once"):
             await future
 
-    future = asyncio.run(cancel())  # its end waits for the thread, so the result has come
+    future = asyncio.run(cancel())
     asyncio.run(again(future))
+
+
+class Gates:
+    """``gates[n]``; an input that is one stops the actor that passes it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.made = {}
+
+    def __getitem__(self, number):
+        return self.made.setdefault(number, Gate(self.folder, f"gate-{number}"))
+
+
+@pytest.fixture
+def gates(tmp_path):
+    gates = Gates(tmp_path)
+    yield gates
+    for gate in gates.made.values():
+        gate.open()
+
+
+def test_executions_begin_while_results_of_earlier_ones_are_awaited_and_actors_run_different_ones(compiled, gates):
+    first, second = Stage.remote(), Stage.remote()
+    with InputNode() as value:
+        graph = compiled(second.hold.bind(first.pass_by.bind(value[0]), value[1]), enable_asyncio=True)
+
+    async def run():
+        gates[0].open(), gates[2].open()
+        held = asyncio.ensure_future(await graph.execute_async(gates[0], gates[1]))
+        await asyncio.to_thread(gates[1].wait_arrived)
+        assert not held.done()
+        later = await graph.execute_async(gates[2], gates[3])
+        await asyncio.to_thread(gates[2].wait_arrived)
+        assert not held.done(), "the first actor runs the second execution, and the second actor the first"
+        last = asyncio.ensure_future(later)
+        gates[1].open()
+        assert await held == "through"
+        await asyncio.to_thread(gates[3].wait_arrived)
+        assert not last.done()
+        gates[3].open()
+        return await last
+
+    assert asyncio.run(run()) == "through"
+
+
+def test_all_executions_in_flight_can_be_awaited_at_once_in_any_order(compiled, actor, gates):
+    """More than the event loop has threads for."""
+    count = 40
+    with InputNode() as value:
+        graph = compiled(actor.hold.bind(value), enable_asyncio=True, _max_inflight_executions=count)
+
+    async def run():
+        seen = []
+
+        async def take(number, future):
+            assert await future == "through"
+            seen.append(number)
+
+        futures = [await graph.execute_async(gates[number]) for number in range(count - 1)]
+        takes = [asyncio.ensure_future(take(number, future)) for number, future in reversed([*enumerate(futures)])]
+        await asyncio.to_thread(gates[0].wait_arrived)
+        takes.append(asyncio.ensure_future(take(count - 1, await graph.execute_async(gates[count - 1]))))
+        assert not seen
+        for number in range(count):
+            gates[number].open()
+        await asyncio.gather(*takes)
+        return seen
+
+    assert asyncio.run(run()) == list(range(count)), "each as it comes"
+
+
+def test_executions_begin_in_the_order_in_which_coroutines_asked_for_them(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(stage.remember.bind(value), enable_asyncio=True, _max_inflight_executions=50)
+
+    async def run():
+        futures = await asyncio.gather(*(graph.execute_async(n) for n in range(50)))
+        return (await asyncio.gather(*futures))[-1]
+
+    assert asyncio.run(run()) == list(range(50))
+
+
+def test_a_teardown_ends_what_is_awaited(compiled, actor, gate):
+    with InputNode() as value:
+        graph = compiled(actor.hold.bind(value), enable_asyncio=True)
+
+    async def run():
+        futures = [await graph.execute_async(gate) for _ in range(3)]
+        waits = [asyncio.ensure_future(future) for future in futures]
+        await asyncio.to_thread(gate.wait_arrived)
+        ending = asyncio.ensure_future(asyncio.to_thread(graph.teardown))
+        for result in await asyncio.gather(*waits, return_exceptions=True):
+            assert isinstance(result, RayChannelError) and "torn down" in str(result)
+        gate.open()
+        await ending
+        with pytest.raises(RayChannelError, match="torn down"):
+            await graph.execute_async(gate)
+        with pytest.raises(RayChannelError, match="torn down"):
+            await futures[0]
+
+    asyncio.run(run())
+
+
+def test_all_that_is_awaited_ends_with_the_reason_when_an_actor_is_killed(compiled, actor, gate):
+    with InputNode() as value:
+        graph = compiled(actor.hold.bind(value), enable_asyncio=True)
+    pid = ray.get(actor.pid.remote())
+
+    async def run():
+        waits = [asyncio.ensure_future(await graph.execute_async(gate)) for _ in range(3)]
+        await asyncio.to_thread(gate.wait_arrived)
+        os.kill(pid, signal.SIGKILL)
+        return await asyncio.gather(*waits, return_exceptions=True)
+
+    assert [type(result) for result in asyncio.run(run())] == [ActorDiedError] * 3
+
+
+def test_an_await_gives_up_after_the_time_out_of_the_graph_and_can_be_repeated(
+        compiled, actor, gate, monkeypatch):
+    monkeypatch.setattr(DAGContext.get_current(), "get_timeout", 0.1)
+    with InputNode() as value:
+        graph = compiled(actor.hold.bind(value), enable_asyncio=True)
+
+    async def run():
+        future = await graph.execute_async(gate)
+        with pytest.raises(RayChannelTimeoutError):
+            await future
+        gate.open()
+        while True:
+            try:
+                return await future
+            except RayChannelTimeoutError:  # the machine is slow
+                continue
+
+    assert asyncio.run(run()) == "through"
+
+
+def test_a_thread_submits_while_another_waits_for_a_result(compiled, actor, gates):
+    with InputNode() as value:
+        graph = compiled(actor.hold.bind(value))
+    first = graph.execute(gates[0])
+    taken = []
+    waits = threading.Thread(target=lambda: taken.append(ray.get(first)))
+    waits.start()
+    gates[0].wait_arrived()
+    second = graph.execute(gates[1])
+    assert not taken
+    gates[0].open(), gates[1].open()
+    assert ray.get(second) == "through"
+    waits.join()
+    assert taken == ["through"]
+
+
+def test_a_graph_that_a_program_drops_is_collected_and_its_threads_end(cluster):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = stage.add.bind(value).experimental_compile(enable_asyncio=True)
+
+    async def run(graph):
+        return await (await graph.execute_async(1))
+
+    assert asyncio.run(run(graph)) == 1
+    found = weakref.ref(graph)
+    del graph
+    until(lambda: found() is None, "it is collected")
+    until(lambda: not any("compiled-graph" in thread.name for thread in threading.enumerate()), "its threads end")
+    until(lambda: "compiled-graph" not in ray.get(stage.threads.remote()), "and that of the actor")
 
 
 def test_an_await_that_finds_no_room_for_results_can_be_repeated(compiled):

@@ -14,6 +14,7 @@ from tests.e2e.nodes import ended
 from tests.e2e.scripts import environment
 from tests.e2e.target import until
 from zray.job_submission import JobStatus, JobSubmissionClient
+from zray.node.processes.linux import parent
 
 pytestmark = pytest.mark.zray_only  # Ray's counterpart needs its dashboard
 
@@ -35,6 +36,35 @@ def test_a_program_that_ignores_sigterm_is_killed_after_the_grace_time(fresh):
         details = wait(client, job)
         assert (details.status, details.driver_exit_code) == (JobStatus.STOPPED, -signal.SIGKILL)
         assert all(ended(pid) for pid in pids(client, job))
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["running", "stopping"])
+def test_nothing_of_a_job_outlives_its_keeper_wherever_it_went(fresh, stops):
+    ray.init(num_cpus=1)
+    with JobSubmissionClient() as client:
+        job = client.submit_job(entrypoint="""
+            trap '' TERM
+            echo $$
+            (setsid sh -c 'echo $$; sh -c "echo \\$\\$; sleep 1000"; true' &)
+            (sh -c 'echo $$; exec sleep 1000' &)
+            sh -c 'echo $PPID; echo $$; setsid sh -c "echo \\$\\$; sleep 0.1; echo ready; sleep 1000"; true'
+            """)
+        started(client, job)
+        running = pids(client, job)
+        assert len(running) == 7 and not any(map(ended, running))
+        fresh.watch()
+        keeper = parent(running[0])
+        if stops:
+            client.stop_job(job)
+        os.kill(keeper, signal.SIGKILL)
+        details = wait(client, job, within_s=STATUS_S)
+        assert all(map(ended, running))
+        if stops:
+            assert details.status is JobStatus.STOPPED
+        else:
+            assert details.status is JobStatus.FAILED
+            assert "The process that watched the entrypoint ended with signal SIGKILL" in details.message
+            assert "could not be started" not in details.message
 
 
 def test_a_client_of_a_cluster_that_has_ended_says_so(fresh):

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+import zray as ray
 from benchmarks.proc import name_of
 from tests.e2e.leaks import only_logs
 from tests.e2e.nodes import ended
@@ -116,6 +117,36 @@ def test_a_killed_daemon_takes_its_workers_with_it(tmp_sessions):
     until(lambda: all(map(ended, family)))
     handle.stop()
     assert not segments(handle.session_dir) and only_logs(handle.session_dir)
+
+
+@pytest.mark.parametrize("zygote_too", [False, True], ids=["", "of a second zygote"])
+def test_a_killed_daemon_takes_what_its_workers_started_with_it(fresh, tmp_path, zygote_too):
+    """Also below a command of the user's that starts Python as a child."""
+    command = tmp_path / "python"
+    command.write_text(f'#!/bin/sh\n{sys.executable} "$@"\nexit $?\n')
+    command.chmod(0o700)
+    ray.init(num_cpus=2)
+
+    @ray.remote
+    class Starter:
+        def start(self):
+            self.child = subprocess.Popen(["sh", "-c", "sleep 1000; true"])
+            (below,) = until(lambda: linux.children(self.child.pid))
+            return os.getppid(), os.getpid(), self.child.pid, below
+
+    starters = [Starter.remote(), Starter.options(runtime_env={"py_executable": str(command)}).remote()]
+    family = ray.get([starter.start.remote() for starter in starters])
+    node, *_ = family[0]
+    assert linux.parent(family[1][0]) == node, "the command is between"
+    if zygote_too:
+        (zygote,) = (pid for pid in children_of(node) if name_of(pid) == "zray-zygote")
+        os.kill(zygote, signal.SIGKILL)
+        until(lambda: ended(zygote) and any(name_of(pid) == "zray-zygote" for pid in children_of(node)))
+        ray.get(ray.remote(lambda: 1).options(num_cpus=0).remote())
+    pids = {pid for each in family for pid in each}
+    fresh.watch()
+    os.kill(node, signal.SIGKILL)
+    until(lambda: all(map(ended, pids)), lambda: f"of {family} these run: {[pid for pid in pids if not ended(pid)]}")
 
 
 def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):

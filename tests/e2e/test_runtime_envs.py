@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 
 from tests.e2e.target import Counts, exceptions, ray, until, waits_because
 
+OURS = f"{os.sep}zray{os.sep}worker{os.sep}"  # in the name of a file of the workers
 SHORT = 60  # seconds: generous, builds run beside other tests
 
 
@@ -205,6 +207,59 @@ def test_packages_of_pip_come_before_those_of_the_node_and_are_built_once(sessio
         ray.get(ray.remote(lambda: __import__("env_wheel")).remote())
 
 
+@pytest.fixture
+def uv():
+    """uv as the node finds it."""
+    found = shutil.which("uv") or shutil.which("uv", path=os.path.dirname(sys.executable))
+    if found is None:
+        pytest.skip(f"uv is not installed for {sys.executable}: pip install uv")
+    return found
+
+
+@pytest.mark.zray_only  # Ray needs an index for it
+@pytest.mark.parametrize("form", ["a list", "a dict", "an index", "a file", "in the folder"])
+def test_packages_of_uv_are_installed_with_their_programs(session, uv, tmp_path, form):
+    path = wheel(tmp_path, "env_uv", "1.0", {
+        "env_uv.py": "V = 'uv'\n", "env_uv-1.0.data/scripts/env-uv": "#!python\nimport env_uv; print('ran')\n"})
+    (tmp_path / "requirements.txt").write_text(f"# a comment\n{path}\n")
+    offline = ["--offline", "--no-index"]
+    env = {"a list": {"uv": [path]},
+           "a dict": {"uv": {"packages": [path], "uv_check": True, "uv_pip_install_options": offline}},
+           "an index": {"uv": {"packages": ["env_uv==1.0"],
+                               "uv_pip_install_options": [*offline, "--find-links", str(tmp_path)]}},
+           "a file": {"uv": str(tmp_path / "requirements.txt")},
+           "in the folder": {"uv": ["${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/" + os.path.basename(path)],
+                             "working_dir": str(tmp_path)}}[form]
+
+    @ray.remote(runtime_env=env)
+    def installed():
+        import subprocess
+
+        import env_uv
+        import numpy
+
+        said = subprocess.run(["env-uv"], capture_output=True, text=True, check=True).stdout.strip()
+        return env_uv.V, said, env_uv.__file__.startswith(sys.prefix), numpy.__file__.startswith(sys.prefix)
+
+    assert ray.get(installed.remote(), timeout=SHORT) == ("uv", "ran", True, False)
+    with pytest.raises(ModuleNotFoundError):
+        ray.get(ray.remote(lambda: __import__("env_uv")).remote())
+
+
+@pytest.mark.zray_only
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"packages": ["/no/such/place/x-1.0-py3-none-any.whl"]}, ["failed with exit code", "/no/such/place/x-1.0"]),
+    ({"packages": ["no-such-package"], "uv_pip_install_options": ["--offline", "--no-index"]}, ["no-such-package"]),
+    ({"packages": ["no-such-package"], "uv_pip_install_options": ["--no-such-option"]}, ["--no-such-option"]),
+], ids=["no file", "no package", "no option"])
+def test_what_uv_cannot_install_is_an_error_with_its_output(session, uv, fields, words):
+    with pytest.raises(exceptions.RuntimeEnvSetupError) as caught:
+        inside({"uv": fields})
+    for each in (f"the command {uv} pip install", "The whole output is in", *words):
+        assert each in str(caught.value)
+    assert OURS not in str(caught.value)
+
+
 @pytest.mark.zray_only
 def test_another_version_of_a_library_that_workers_have_loaded_gets_a_process_of_its_own(session, tmp_path):
     import sortedcontainers
@@ -232,14 +287,16 @@ def test_a_build_that_fails_is_an_error_of_its_tasks_and_actors_with_the_log_and
     for words in ("could not be set up", "failed with exit code 1", "No such file or directory",
                   "The whole output is in", "after a pause of 10 s"):
         assert words in str(caught.value)
+    assert OURS not in str(caught.value), "no frames of a worker"
 
     @ray.remote(runtime_env=env)
     class Never:
         def call(self):
             return 1
 
-    with pytest.raises(exceptions.RayActorError, match="No such file or directory"):
+    with pytest.raises(exceptions.RayActorError, match="No such file or directory") as caught:
         ray.get(Never.remote().call.remote(), timeout=SHORT)
+    assert OURS not in str(caught.value)
     assert ray.get(look.remote(), timeout=SHORT)[0] == {}, "others go on"
 
 
@@ -297,8 +354,10 @@ def test_a_hook_that_fails_fails_the_actors_and_tasks_of_its_environment(session
     with pytest.raises(exceptions.RayActorError) as caught:
         ray.get(Never.remote().call.remote(), timeout=SHORT)
     assert "Failed to execute the setup hook method" in str(caught.value) and words in str(caught.value)
-    with pytest.raises(exceptions.RuntimeEnvSetupError, match=words):
+    assert OURS not in str(caught.value)
+    with pytest.raises(exceptions.RuntimeEnvSetupError, match=words) as caught:
         inside(env)
+    assert OURS not in str(caught.value)
 
 
 @pytest.mark.zray_only  # a task's own hook

@@ -24,7 +24,7 @@ class Installing:
             get_package=None, watch=self.watch, note=lambda text: None,
             installed=lambda *how: self.answers.append(("installed", *how)),
             failed=lambda *how: self.answers.append(("failed", *how))))
-        self.installer._start = lambda task, name, variables: 7
+        self.installer._spawn = lambda task, name, environ: 7
 
     def watch(self, pid, ended):
         self.end = ended

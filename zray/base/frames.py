@@ -13,10 +13,10 @@ from typing import Any
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _WORKER = os.path.join(_PACKAGE, "worker", "")
 _CLOUDPICKLE = os.path.join("cloudpickle", "cloudpickle.py")
-# Modules that check or pickle what user code returned: their frames say nothing about it.
+# Modules that load, check or pickle what is the user's: their frames say nothing about it.
 _CHECKS = tuple(os.path.join(_PACKAGE, *name.split("/")) for name in (
-    "worker/run/invoke.py", "worker/run/streams.py", "values/serialization.py", "values/definitions.py")) + (
-    _CLOUDPICKLE,)
+    "worker/run/functions.py", "worker/run/invoke.py", "worker/run/streams.py", "values/serialization.py",
+    "values/definitions.py")) + (_CLOUDPICKLE,)
 _BEGIN = "Traceback (most recent call last):\n"
 _ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio", "")
 

@@ -237,6 +237,14 @@ class Reader:
         if old is not None:
             old.close()
 
+    def interrupt(self) -> None:
+        """End the channel: a read that waits, in another thread, gets ChannelClosed.
+
+        A close would not do: poll goes on with a descriptor that is closed, or is another one's by now.
+        """
+        with contextlib.suppress(OSError):  # closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._socket.close()
         while self._handles:

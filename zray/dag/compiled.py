@@ -4,12 +4,16 @@
     get       reads the outputs of executions in their order, and keeps those that others will ask for
     teardown  closes the channels of this process; the actors see it, one after the other, and their threads end
 
+One thread reads at a time, without the lock.  So others submit meanwhile, and wait for their results.
+With ``enable_asyncio`` that thread is the graph's own (zray.dag.awaiting), and another one submits.
+
 When an actor dies, its channels close.  The driver then asks all actors, and raises the error of the dead one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import secrets
 import threading
 import time
@@ -17,10 +21,10 @@ import weakref
 from typing import Any
 
 import zray as ray
-from zray.base.errors import load_error
 from zray.base.graph_errors import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError
 from zray.channels.channel import ChannelClosed, ChannelTimeout, Listener
 from zray.dag import loop
+from zray.dag.awaiting import Awaited
 from zray.dag.node import DAGNode
 from zray.dag.plan import DRIVER, GraphPlan, PlannedCall, make_plan
 from zray.dag.references import CompiledDAGFuture, CompiledDAGRef, _Result
@@ -106,14 +110,15 @@ def _answers(plan: GraphPlan, asked: list[Any]) -> list[Any]:
 
 
 class CompiledDAG:
-    """A graph that is ready to run.  One thread at a time may use it."""
+    """A graph that is ready to run.  Several threads, and several coroutines, may use it."""
 
     def __init__(self, plan: GraphPlan, graph: str, channels: loop.Channels, options: CompileOptions):
         self._plan = plan
         self._graph = graph
         self._channels = channels
         self._options = options
-        self._lock = threading.RLock()
+        self._changed = threading.Condition(threading.Lock())  # its lock guards all below
+        self._is_reading = False  # a thread reads channels, without the lock
         self._executions = 0
         self._finished = 0  # executions whose results were received
         self._partial: list[Any] = []  # the results of the next one, as far as they were received
@@ -122,6 +127,11 @@ class CompiledDAG:
         self._order = list(dict.fromkeys(plan.outputs))
         self.is_teardown = False
         self._closes = weakref.finalize(self, channels.close)
+        self._submitting = threading.RLock()  # held while an input is written
+        self._awaited = Awaited(self._changed)
+        # One thread, so executions begin in the order in which coroutines asked for them.
+        self._submits = concurrent.futures.ThreadPoolExecutor(1, "compiled-graph-submit")
+        weakref.finalize(self, self._submits.shutdown, wait=False)
 
     def __repr__(self) -> str:
         return f"CompiledDAG({len(self._plan.actors)} actors, {sum(map(len, self._plan.operations))} operations)"
@@ -142,7 +152,11 @@ class CompiledDAG:
         """As ``execute``; returns a CompiledDAGFuture, or a list of them: ``await`` gives the value."""
         if not self._options.enable_asyncio:
             raise ValueError("Use execute if enable_asyncio=False")
-        index = await asyncio.to_thread(self._submit, args, kwargs)
+        try:
+            submitting = self._submits.submit(self._submit, args, kwargs)
+        except RuntimeError:  # it was shut down
+            raise RayChannelError(CLOSED) from None
+        index = await asyncio.wrap_future(submitting)
         return self._references(CompiledDAGFuture, index)
 
     def _references(self, kind: type, index: int) -> Any:
@@ -152,15 +166,17 @@ class CompiledDAG:
 
     def _submit(self, args: tuple, kwargs: dict[str, Any]) -> int:
         self._check_input(args, kwargs)
-        with self._lock:
-            self._check_open()
-            self._make_room()
-            try:
+        try:
+            with self._submitting:
+                with self._changed:
+                    self._check_open()
+                    self._make_room()
                 self._channels.write(0, (args, kwargs))
-            except ChannelClosed:
-                raise self._why_closed() from None
-            self._executions += 1
-            return self._executions
+                with self._changed:
+                    self._executions += 1
+                    return self._executions
+        except ChannelClosed:
+            raise self._why_closed() from None
 
     def _check_input(self, args: tuple, kwargs: dict[str, Any]) -> None:
         plan = self._plan
@@ -188,18 +204,28 @@ class CompiledDAG:
     # ---- results
 
     def _receive(self, deadline: float | None) -> None:
-        """The results of the next execution into the buffer."""
+        """Wait until one more execution is received: by this thread, or by the one that reads already.  With the lock.
+
+        ChannelClosed; RayChannelTimeoutError after ``deadline``.
+        """
+        if self.is_teardown:
+            raise ChannelClosed
+        if self._is_reading:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0 or not self._changed.wait(left):
+                raise self._too_late()
+            return
+        self._is_reading = True
+        self._changed.release()
         try:
             while len(self._partial) < len(self._order):
                 self._partial.append(self._channels.read(self._order[len(self._partial)], deadline))
         except ChannelTimeout:
-            raise RayChannelTimeoutError(
-                "The compiled graph gave no result in time. If the execution is expected to take a long time, give get "
-                "a longer timeout, or increase DAGContext.get_current().get_timeout (RAY_CGRAPH_get_timeout), which is "
-                f"now {self._options.get_timeout} seconds. Otherwise, this may indicate that the execution is hanging."
-            ) from None
-        except ChannelClosed:
-            raise self._why_closed() from None
+            raise self._too_late() from None
+        finally:
+            self._changed.acquire()
+            self._is_reading = False
+            self._changed.notify_all()
         results = dict(zip(self._order, self._partial))
         self._partial = []
         self._finished += 1
@@ -213,27 +239,54 @@ class CompiledDAG:
                     self._dropped.discard(key)
                     del self._buffer[key]
 
+    def _too_late(self) -> RayChannelTimeoutError:
+        return RayChannelTimeoutError(
+            "The compiled graph gave no result in time. If the execution is expected to take a long time, give get "
+            "a longer timeout, or increase DAGContext.get_current().get_timeout (RAY_CGRAPH_get_timeout), which is "
+            f"now {self._options.get_timeout} seconds. Otherwise, this may indicate that the execution is hanging.")
+
+    def _take(self, result: _Result) -> tuple[Any] | None:
+        """The received value of a reference, or its Failed; None when it must be received first.  With the lock.
+
+        ValueError when it was taken; RayChannelError when the graph has ended; RayCgraphCapacityExceeded.
+        """
+        if result._taken:
+            raise ValueError(result._again())
+        key = result._index, result._place
+        if key in self._buffer:
+            result._taken = True
+            return (self._buffer.pop(key),)
+        self._check_open()
+        if len(self._buffer) >= self._options.max_buffered_results:
+            raise RayCgraphCapacityExceeded(
+                f"The compiled graph can't have more than {self._options.max_buffered_results} buffered "
+                f"results, and you currently have {len(self._buffer)} buffered results. Call `ray.get()` on "
+                "CompiledDAGRef's (or await on CompiledDAGFuture's) to retrieve results, or increase "
+                "`_max_buffered_results`.")
+        return None
+
     def _fetch(self, result: _Result, timeout: float | None) -> Any:
         """The value of a reference; raises the error of its operation.  ValueError when it was taken."""
-        key = result._index, result._place
         deadline = _deadline(self._options.get_timeout if timeout is None else None if timeout == -1 else timeout)
-        with self._lock:
-            if result._taken:
-                raise ValueError(result._again())
-            while key not in self._buffer:
-                self._check_open()
-                if len(self._buffer) >= self._options.max_buffered_results:
-                    raise RayCgraphCapacityExceeded(
-                        f"The compiled graph can't have more than {self._options.max_buffered_results} buffered "
-                        f"results, and you currently have {len(self._buffer)} buffered results. Call `ray.get()` on "
-                        "CompiledDAGRef's (or await on CompiledDAGFuture's) to retrieve results, or increase "
-                        "`_max_buffered_results`.")
-                self._receive(deadline)
-            value = self._buffer.pop(key)
-            result._taken = True
-        if isinstance(value, loop.Failed):
-            raise load_error(value.payload)
-        return value
+        try:
+            with self._changed:
+                while (found := self._take(result)) is None:
+                    self._receive(deadline)
+        except ChannelClosed:
+            raise self._why_closed() from None
+        return loop.value_of(found[0])
+
+    def _await(self, result: _Result) -> concurrent.futures.Future[Any]:
+        """A future with the value of a reference or its Failed; or with an error, as :meth:`_fetch` raises it."""
+        return self._awaited.add(result, _deadline(self._options.get_timeout))
+
+    def _withdraw(self, result: _Result) -> bool:
+        """Nobody awaits the result just now.  False when it has come, and the future has it."""
+        return self._awaited.withdraw(result)
+
+    def _failure(self, error: BaseException) -> BaseException:
+        """What the error of a receive is for those who wait; without the lock."""
+        return self._why_closed() if isinstance(error, ChannelClosed) else error
 
     def _drop(self, index: int, place: int) -> None:
         """Nobody will ask for this result.  Called by finalisers, so it takes no lock and does no I/O."""
@@ -247,7 +300,9 @@ class CompiledDAG:
             raise RayChannelError(CLOSED)
 
     def _why_closed(self) -> Exception:
-        """A channel has closed: end the graph; the error of the actor that is dead."""
+        """A channel has closed: end the graph; the error of the actor that is dead.  Without the lock."""
+        if self.is_teardown:
+            return RayChannelError(CLOSED)
         self._close()
         asked = [actor.__ray_ready__.remote() for actor in self._plan.actors]
         deadline = time.monotonic() + DEATH_TIMEOUT_S
@@ -263,18 +318,23 @@ class CompiledDAG:
         return RayChannelError(CLOSED)
 
     def _close(self) -> None:
-        self.is_teardown = True
-        self._closes()
+        """Close the channels, when no thread uses them any more.  Without the lock."""
+        with self._changed:
+            self.is_teardown = True
+            self._channels.interrupt()
+            while self._is_reading:
+                self._changed.wait()
+        with self._submitting:
+            self._closes()
+        self._submits.shutdown(wait=False)
 
     def teardown(self, kill_actors: bool = False) -> None:
         """End the graph, and wait for its actors to finish what they run.  Harmless when it has ended.
 
         ``kill_actors`` ends the actors, too.  RayChannelTimeoutError when an actor goes on beyond the time-out.
         """
-        with self._lock:
-            if self.is_teardown and not self._plan.actors:
-                return
-            self._close()
+        self._close()
+        with self._changed:
             actors, self._plan = self._plan.actors, self._plan._replace(actors=[])
         if kill_actors:
             for actor in actors:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import zray as ray
+from zray.base.errors import load_error
 from zray.base.named_tuples import NamedTuple
 from zray.channels.channel import ChannelClosed, Listener, Reader, Writer, connect
 from zray.dag.plan import INPUT, PlannedCall, Value
@@ -34,6 +35,13 @@ class Failed:
 
     def __init__(self, payload: bytes):
         self.payload = payload
+
+
+def value_of(received: Any) -> Any:
+    """The value that was read; raises the error that stands in its place."""
+    if isinstance(received, Failed):
+        raise load_error(received.payload)
+    return received
 
 
 class ActorPlan(NamedTuple):
@@ -165,6 +173,11 @@ class Channels:
             raise TypeError("a value of a compiled graph has ObjectRefs or actor handles in it: they are not counted "
                             "in shared memory. Call get() first, or pass them to the actor by a call")
         writer.write(serialized.nbytes, lambda target: serialization.write_into(serialized, target), VALUE)
+
+    def interrupt(self) -> None:
+        """A read under way, in another thread, ends with ChannelClosed."""
+        for reader in self.readers.values():
+            reader.interrupt()
 
     def close(self) -> None:
         for reader in self.readers.values():

@@ -7,6 +7,8 @@ import concurrent.futures
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from zray.dag.loop import value_of
+
 if TYPE_CHECKING:
     from zray.dag.compiled import CompiledDAG
 
@@ -64,46 +66,27 @@ class CompiledDAGRef(_Result):
 class CompiledDAGFuture(_Result):
     """A result of ``execute_async``: ``await future``, once.
 
-    A thread takes the result.  It goes on when the ``await`` is cancelled, and the next ``await`` waits for it.
+    An ``await`` that is cancelled takes nothing: the next one gets the result.
     """
 
     def __init__(self, dag: CompiledDAG, index: int, place: int):
         super().__init__(dag, index, place)
         self._awaited = False  # now, or to the end
-        self._thread: concurrent.futures.Future[Any] | None = None
+        self._arrived: concurrent.futures.Future[Any] | None = None  # the result came while its await was cancelled
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._awaited:
             raise ValueError(self._again())
         self._awaited = True
-        if self._thread is None:
-            self._thread = self._start()
-        thread, ended = self._thread, False
+        arrival, self._arrived = self._arrived or self._dag._await(self), None
         try:
-            value = yield from asyncio.wrap_future(thread).__await__()
-            ended = True
-            return value
-        except Exception:
-            ended = self._taken  # the error of the operation; else the thread ended without the result
-            self._thread = None
+            received = yield from asyncio.wrap_future(arrival).__await__()
+        except BaseException:  # cancelled, or it did not come
+            self._awaited = False
+            if not self._dag._withdraw(self) and self._taken:
+                self._arrived = arrival
             raise
-        finally:
-            self._awaited = ended
-            if ended:
-                self._thread = None  # it holds the value
-
-    def _start(self) -> concurrent.futures.Future[Any]:
-        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        outcome.set_running_or_notify_cancel()  # from here on nothing cancels it
-
-        def run() -> None:
-            try:
-                outcome.set_result(self._take(None))
-            except BaseException as error:  # for whoever awaits
-                outcome.set_exception(error)
-
-        asyncio.get_running_loop().run_in_executor(None, run)
-        return outcome
+        return value_of(received)
 
     def _again(self) -> str:
         return "CompiledDAGFuture can only be awaited upon once, and it has already been awaited upon."

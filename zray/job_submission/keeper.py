@@ -83,13 +83,14 @@ def others(spared):
 def kill_others(spared):
     """SIGKILL the children of this process but ``spared``; whether there were any.  Theirs become ours."""
     children = others(spared)
+    killed = []
     for pid in children:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        with contextlib.suppress(PermissionError):  # of another user, such as of sudo: it stays
             os.kill(pid, signal.SIGKILL)
-    for pid in children:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-    return bool(children)
+            killed.append(pid)
+    for pid in killed:
+        os.waitpid(pid, 0)
+    return bool(killed)
 
 
 class Keeper:

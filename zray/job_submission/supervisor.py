@@ -5,7 +5,7 @@ those of any actor.  It writes RUNNING and the end into the job's row, and then 
 
     it is killed, or its node dies    the keeper sees the end of its pipe and ends the entrypoint; readers of the row
                                       see that the actor is dead, and write FAILED with the reason
-    the keeper is killed              the supervisor kills the process group of the entrypoint
+    the keeper is killed              all that the job started comes to the supervisor, a subreaper, which kills it
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from zray.handles.connection import connected
 from zray.job_submission import keeper, table
 from zray.job_submission.logs import machine_id
 from zray.job_submission.records import JobErrorType, JobStatus
+from zray.node.processes import linux
 from zray.node.running.journal import LOG_BYTES_MAX
 
 LAST_OUTPUT_CHARS = 20_000  # of the log in the message of a job that failed, as in Ray
@@ -88,6 +89,11 @@ class JobSupervisor:
                        "error_type": JobErrorType.JOB_ENTRYPOINT_COMMAND_START_ERROR.value}
         elif found.get("stopped"):
             fields |= {"status": "STOPPED"}
+        elif "lost" in found:
+            fields |= {"status": "FAILED", "error_type": JobErrorType.JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE.value,
+                       "message": f"The process that watched the entrypoint ended with {found['lost']}, so the "
+                                  "entrypoint and all that it started were killed. Was it killed by hand, or for lack "
+                                  "of memory? Submit the job again."}
         elif code == 0:
             fields |= {"status": "SUCCEEDED"}
         else:
@@ -98,6 +104,8 @@ class JobSupervisor:
     def _keep(self, row: table.Row, log: str) -> dict[str, Any]:
         """Run the entrypoint under a keeper; what the keeper reports of its end."""
         grace_s = connected().config.job_stop_grace_s
+        linux.become_subreaper()  # for what a killed keeper leaves
+        earlier = linux.children(os.getpid())
         with self._lock:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", keeper.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -116,10 +124,13 @@ class JobSupervisor:
             stdin.close()
         stdout.close()
         if "returncode" not in reports and "error" not in reports:
-            if reports.get("pid"):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(reports["pid"], signal.SIGKILL)
-            reports["error"] = f"the process that keeps it ended with {_ending(code)}"
+            linux.end_descendants(earlier)
+            if "pid" not in reports:
+                reports["error"] = f"the process that watches it ended with {_ending(code)}"
+            elif self._stop:
+                reports["stopped"] = True
+            else:
+                reports["lost"] = _ending(code)
         return reports
 
     def _environment(self, row: table.Row) -> dict[str, str]:

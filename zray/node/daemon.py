@@ -477,9 +477,11 @@ class Daemon:
     def _want_zygote_write(self) -> None:
         self.watcher.want_write(self.zygote.sock.fileno(), not self.zygote.flush())
 
-    def _worker_exited(self, incarnation: bytes, ended: Ended) -> None:
+    def _worker_exited(self, incarnation: bytes, pid: int, ended: Ended) -> None:
         from zray.node.machine import Death
 
+        if self.children.zygote:
+            self.zygote.send({"ended": [pid]})
         worker = self.machine.pool.workers.get(incarnation)
         if worker is not None:
             self.output.assign(incarnation, worker.job, worker.pid)
@@ -510,7 +512,7 @@ class Daemon:
         self.children.zygote = self.zygote.pid
         self.children.expected = 0
         self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
-        self.zygote.send(self._zygote_base())
+        self.zygote.send({**self._zygote_base(), "began": list(self.children.workers)})
         for worker in list(self.machine.pool.workers.values()):
             if not worker.pid:
                 self.machine.worker_spawned(worker.id, 0, "the zygote ended", time.monotonic())

@@ -9,10 +9,10 @@ import importlib
 import os
 import site
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from zray.base.frames import format_error
 from zray.environments.spec import HOOK_SCHEME
 from zray.values import serialization
 
@@ -65,6 +65,7 @@ def run_hook(hook: str, fetch: Callable[[bytes], bytes]) -> str:
             module, _, attribute = hook.rpartition(".")
             function = getattr(importlib.import_module(module), attribute)
         function()
-    except BaseException:  # sys.exit() too; no cancel interrupts a hook, which runs before the first task
-        return f"Failed to execute the setup hook method {name}:\n{traceback.format_exc()}"
+    except BaseException as error:  # sys.exit() too; no cancel interrupts a hook, which runs before the first task
+        shown = format_error(error, error.__traceback__)
+        return f"Failed to execute the setup hook method {name}:\n{shown}"
     return ""

@@ -1,8 +1,8 @@
 """The process that installs one runtime environment: it unpacks packages and builds a virtual environment.
 
 The daemon starts it (zray.node.environments.installer) with a task in JSON on its standard input, and reads the answer
-from a file.  Each folder is made under a lock and gets its name when it is complete, so two installations that share a
-folder make it once.
+from a file.  A guard (zray.node.processes.guard) ends it and all that it started with the daemon.  Each folder is made
+under a lock and gets its name when it is complete, so two installations that share a folder make it once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zray.environments.setup import addresses
 from zray.environments.spec import FSSPEC_SCHEMES, PACKAGE_SCHEME, scheme_of
 from zray.node.environments import venvs
 from zray.node.environments.venvs import BuildError
-from zray.node.processes import linux
+from zray.node.processes import guard, linux
 
 DOWNLOAD_SILENCE_S = 60.0  # a server that sends nothing for so long is given up
 COMPLETE = ".zray-complete"  # beside a folder whose content is complete
@@ -31,10 +31,13 @@ COMPLETE = ".zray-complete"  # beside a folder whose content is complete
 
 def main() -> None:
     """See the module's docstring.  ``argv[1]`` is the daemon's process id."""
-    linux.die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     linux.name_process("zray-install")
     task = json.load(sys.stdin)
+    guard.run_guarded(int(sys.argv[1]), lambda: _perform(task))
+
+
+def _perform(task: dict[str, Any]) -> None:
     try:
         answer = _remove(task["remove"]) if "remove" in task else _install(task)
     except BuildError as error:

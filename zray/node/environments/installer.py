@@ -1,7 +1,7 @@
 """Performs the effects of the EnvironmentTable: packages come from the control store, a process installs.
 
     install: fetch each stored package into a file, piece by piece  ->  start the process  ->  read its answer
-    stop:    forget the fetch, or kill the process with its children
+    stop:    forget the fetch, or ask the guard of the process to end it with all that it started
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from zray.base.ports import Ports
 from zray.environments.packages import digest_of
 from zray.environments.setup import addresses, mask, parts_of, stored_packages
 from zray.node.effects import InstallEnvironment, RemoveInstalled, StopInstall
+from zray.node.processes import linux
 from zray.node.processes.linux import Ended
 
 FOLDER = "environments"  # in the session directory
+# In the environment of what installs, to find what a guard that was killed left; the value is unique on the machine.
+BUILD_MARK = "ZRAY_INSTALLATION"
 LOG_TAIL = 4000  # characters of the log in the error of a process that left no answer
 
 
@@ -57,6 +60,8 @@ class Installer:
         self._job_bytes = job_bytes
         self._ports = ports
         self._works: dict[int, _Work] = {}
+        self._running: dict[int, str] = {}  # guards by process id, with their marks
+        self._count = 0
         self._removals = 0
 
     # ------------------------------------------------------------ effects
@@ -87,8 +92,7 @@ class Installer:
             return
         self._forget_files(work)
         if work.pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(work.pid, signal.SIGKILL)
+            self._end(work.pid)
 
     def remove(self, effect: RemoveInstalled) -> None:
         self._removals += 1
@@ -98,12 +102,19 @@ class Installer:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(answer)
 
-        self._ports.watch(self._start({"remove": list(effect.folders), "answer": answer}, "removals", {}), ended)
+        self._start({"remove": list(effect.folders), "answer": answer}, "removals", {}, ended)
 
     def close(self) -> None:
-        """Kill what installs."""
+        """End all processes; the daemon waits for the guards."""
         for number in list(self._works):
             self.stop(StopInstall(number))
+        for pid in self._running:
+            self._end(pid)
+
+    @staticmethod
+    def _end(pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
     # ------------------------------------------------------------ fetching
 
@@ -177,12 +188,28 @@ class Installer:
         answer = os.path.join(self._root, f"answer-{number}")
         parents = [path for path in sys.path if path.endswith("-packages")]
         task = {"parts": work.parts, "root": self._root, "stored": work.stored, "answer": answer, "parents": parents}
-        work.pid = self._start(task, str(number), work.effect.variables)
-        self._ports.watch(work.pid, lambda ended: self._ended(work, answer, ended))
+        work.pid = self._start(task, str(number), work.effect.variables,
+                               lambda ended: self._ended(work, answer, ended))
 
-    def _start(self, task: dict[str, Any], name: str, variables: Mapping[str, str]) -> int:
-        """Start the process of zray.node.environments.build.  Its task goes through memory, not through arguments."""
-        environ = {**self._environ, **env_vars.expand(variables, self._environ)}
+    def _start(self, task: dict[str, Any], name: str, variables: Mapping[str, str], then: Callable[[Ended], None]
+               ) -> int:
+        """Start the process of zray.node.environments.build; ``then`` is called at its end."""
+        self._count += 1
+        mark = f"{os.getpid()}-{linux.start_time(os.getpid())}-{self._count}"
+        pid = self._spawn(task, name, {**self._environ, **env_vars.expand(variables, self._environ), BUILD_MARK: mark})
+        self._running[pid] = f"{BUILD_MARK}={mark}"
+
+        def ended(how: Ended) -> None:
+            mark = self._running.pop(pid)
+            if how.signal:  # so it may have ended nothing else
+                linux.end_marked(mark)
+            then(how)
+
+        self._ports.watch(pid, ended)
+        return pid
+
+    def _spawn(self, task: dict[str, Any], name: str, environ: Mapping[str, str]) -> int:
+        """The process; its task goes through memory, not through arguments."""
         handle = os.memfd_create("zray-install-task")
         try:
             os.write(handle, json.dumps(task).encode())

@@ -22,9 +22,9 @@ FORKED_NAMES = ("zray-zygote", "zray-worker")  # of the zygote, the process thro
 
 
 class Children:
-    """Collects ended children; calls ``on_exit(incarnation, Ended)`` for workers."""
+    """Collects ended children; calls ``on_exit(incarnation, pid, Ended)`` for workers."""
 
-    def __init__(self, on_exit: Callable[[bytes, Ended], None], on_zygote_exit: Callable[[Ended], None]):
+    def __init__(self, on_exit: Callable[[bytes, int, Ended], None], on_zygote_exit: Callable[[Ended], None]):
         self._on_exit = on_exit
         self._on_zygote_exit = on_zygote_exit
         self.workers: dict[int, bytes] = {}  # pid -> incarnation
@@ -42,7 +42,7 @@ class Children:
         if not self.expected:
             self._strays.clear()
         if ended is not None:
-            self._on_exit(incarnation, ended)
+            self._on_exit(incarnation, pid, ended)
             return
         self.workers[pid] = incarnation
         self.pids[incarnation] = pid
@@ -74,7 +74,7 @@ class Children:
             incarnation = self.workers.pop(pid, None)
             if incarnation is not None:
                 del self.pids[incarnation]
-                self._on_exit(incarnation, ended)
+                self._on_exit(incarnation, pid, ended)
             elif pid in self.helpers:
                 self.helpers.pop(pid)(ended)
             elif pid == self.zygote:
@@ -83,7 +83,7 @@ class Children:
                 self._strays[pid] = ended
 
     def kill_all(self) -> bool:
-        """SIGKILL workers, zygote, and the forks of the zygote that no report has named yet; False once none is left.
+        """SIGKILL workers, zygote, and the forks of the zygote that no report has named yet; False once no child is left.
 
         Call it again after each :meth:`collect`: the children of a killed process are ours once that is collected.
         """
@@ -95,7 +95,7 @@ class Children:
             forks.append(self.zygote)
         for pid in forks:
             os.kill(pid, signal.SIGKILL)
-        return bool(self.pids or forks)
+        return bool(self.workers or self.helpers or forks)
 
 
 def _kill_group(leader: int) -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Collection
 
 from zray.base.named_tuples import NamedTuple
 
@@ -39,9 +40,9 @@ def become_subreaper() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def die_with_parent(parent: int) -> None:
-    """SIGKILL for this process when ``parent`` ends; exits at once when it already has."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Get a signal when ``parent`` ends; exit at once when it already has.  A fork does not inherit this."""
+    _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -112,12 +113,60 @@ def name_of(pid: int) -> str:
 
 
 def children(pid: int) -> list[int]:
-    """The processes whose parent is ``pid``."""
+    """The processes whose parent is ``pid``, whichever of its threads started them."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with (contextlib.suppress(FileNotFoundError, ProcessLookupError),
+                  open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file):
+                found += map(int, file.read().split())
+    return found
+
+
+def end_descendants(spared: Collection[int] = ()) -> None:
+    """SIGKILL the children of this process but ``spared``, and collect them, until none is left.
+
+    In a subreaper that ends all descendants, also in other sessions: orphans become its children.  A process of
+    another user, which this one may not end, stays.
+    """
+    left = set(spared)
+    while found := [pid for pid in children(os.getpid()) if pid not in left]:
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except PermissionError:
+                left.add(pid)
+            except ProcessLookupError:
+                pass  # another thread has collected it
+        for pid in found:
+            if pid not in left:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
+
+def end_marked(mark: str, rounds: int = 5) -> None:
+    """SIGKILL all processes of this user that were started with ``mark``, "NAME=value", in their environment.
+
+    For what a dead parent left: nothing else tells where a process in a session of its own came from.  A process that
+    starts others meanwhile is met in the next round.
+    """
+    entry = b"\0" + mark.encode() + b"\0"
+    for _ in range(rounds):
+        found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if entry in _environment(pid)]
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+
+
+def _environment(pid: int) -> bytes:
+    """What ``pid`` was started with; empty for an ended process, and for one of another user."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-            return list(map(int, file.read().split()))
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return b"\0" + file.read()
+    except OSError:
+        return b""
 
 
 def raise_descriptor_limit() -> int:

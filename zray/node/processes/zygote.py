@@ -6,12 +6,16 @@ requests on a socket: 4 bytes of length, then msgpack.
 
     daemon -> zygote   {"base": {...}}                          common settings of all workers of this node
     daemon -> zygote   {"spawn": [{"worker_id": ..., ["start": {...}]}, ...]}
+    daemon -> zygote   {"began": [pid, ...], "ended": [pid, ...]}   workers of an earlier zygote; workers that ended
     zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, for the reason {"error": text}
 
 A spec with "start" asks for a worker whose variables count only at the start of a process.  Its
 fork executes Python again, with that environment, and reads the spec from descriptor 3.  Session,
 output and parent are the same.  "start" has the variables ("env"), "threads", the "drivers" numbers of
 threads, the command line of "python" if it is another one, and the "folder" to start it in.
+
+The end of the socket is the end of the daemon.  Its workers end by themselves then; the processes that they started do
+not.  So the zygote kills the process groups of the workers that live, and ends.
 
 Workers are forked twice.  An intermediate process exits at once, so that the daemon, a subreaper,
 becomes the parent and can wait for the worker by pidfd; one such process serves a whole batch.  The
@@ -20,6 +24,7 @@ answer leaves only after it was collected: from then on the daemon *is* the pare
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -103,7 +108,6 @@ class ZygoteLink:
         if pid == 0:
             code = 1
             try:
-                linux.die_with_parent(daemon)
                 handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                 os.dup2(handle, 1)
                 os.dup2(handle, 2)
@@ -193,6 +197,7 @@ class Zygote:
         self.daemon = daemon
         self.soft_limit = soft_limit
         self.base: dict[str, Any] = {}
+        self.workers: set[int] = set()  # that live; each leads a process group
         self.forks = int.from_bytes(os.urandom(4), "little")  # counts workers, for their seeds
         self.run: Callable[[dict[str, Any]], Any] | None = None
 
@@ -213,24 +218,40 @@ class Zygote:
             sys._clear_type_cache()
 
     def serve(self) -> None:
-        self.prepare()
+        try:
+            self.prepare()
+            self._serve()
+        except BrokenPipeError:
+            pass  # the daemon died before our answer
+        finally:
+            for pid in self.workers:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+
+    def _serve(self) -> None:
         buffer = bytearray()
-        while True:
-            piece = self.sock.recv(1 << 20)
-            if not piece:
-                return
-            buffer += piece
-            while select.select([self.sock], [], [], 0)[0]:  # requests that piled up go as one batch
-                piece = self.sock.recv(1 << 20)
-                if not piece:
-                    return
-                buffer += piece
+        more = True
+        while more:
+            more = self._receive(buffer)
+            while more and select.select([self.sock], [], [], 0)[0]:  # requests that piled up go as one batch
+                more = self._receive(buffer)
             specs = []
             for message in _messages(buffer):
                 self.base = message.get("base", self.base)
+                self.workers.update(message.get("began", ()))
+                self.workers.difference_update(message.get("ended", ()))
                 specs += message.get("spawn", ())
-            if specs:
+            if specs and more:
                 self.spawn(specs)
+
+    def _receive(self, buffer: bytearray) -> bool:
+        """Whether the daemon sent more; not when it has died."""
+        try:
+            piece = self.sock.recv(1 << 20)
+        except ConnectionResetError:  # it died before it read all answers
+            return False
+        buffer += piece
+        return bool(piece)
 
     def spawn(self, specs: list[dict[str, Any]]) -> None:
         """Fork all of them through one intermediate process, and answer."""
@@ -249,6 +270,7 @@ class Zygote:
             report = msgpack.unpackb(pipe.read())
         os.waitpid(between, 0)
         self.forks += len(specs)
+        self.workers.update(pid for _, pid in report["spawned"] if pid)
         self._answer(report["spawned"], report["error"])
 
     def _answer(self, spawned: list[list[Any]], error: str) -> None:
@@ -359,6 +381,8 @@ def fresh() -> None:
     with open(SPEC_FD, "rb") as file:
         spec = msgpack.unpackb(file.read())
     linux.name_process("zray-worker")
+    if os.getsid(0) != os.getpid():  # below the user's command, which is what the daemon started
+        linux.die_with_parent(os.getppid())
     importlib.import_module("zray.worker.main").run(spec)
 
 
@@ -388,5 +412,4 @@ def _reseed(serial: int) -> None:
 def main() -> None:
     """With arguments FD DAEMON_PID SOFT_LIMIT: see :meth:`ZygoteLink.execute`."""
     handle, daemon, soft_limit = map(int, sys.argv[1:])
-    linux.die_with_parent(daemon)
     Zygote(socket.socket(fileno=handle), daemon, soft_limit).serve()

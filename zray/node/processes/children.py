@@ -83,7 +83,7 @@ class Children:
                 self._strays[pid] = ended
 
     def kill_all(self) -> bool:
-        """SIGKILL workers, zygote, and the forks of the zygote that no report has named yet; False once no child is left.
+        """SIGKILL workers, zygote, and forks of the zygote that no report has named yet; False once no child is left.
 
         Call it again after each :meth:`collect`: the children of a killed process are ours once that is collected.
         """

@@ -199,20 +199,11 @@ class TaskExecutor:
 
     def run_queued(self) -> None:
         """Run entries until the queue is empty.  The hot path: local names, no lock, one clock read a task."""
-        queue = self.queue
-        popleft = queue.entries.popleft
-        table = self.table
-        marks = self.rt.marks
-        context = self.rt.context
-        interrupts = self.interrupts
+        rt, queue, table, interrupts = self.rt, self.queue, self.table, self.interrupts
+        marks, context, popleft = rt.marks, rt.context, queue.entries.popleft
+        events, room = self.events.pending, self.events.room
         clock = time.perf_counter_ns
-        load_args = serialization.load_args
-        encode = invoke.encode
-        rt = self.rt
-        none = serialization.NONE
-        generator = GeneratorType
-        events = self.events.pending
-        room = self.events.room
+        load_args, encode, none, generator = serialization.load_args, invoke.encode, serialization.NONE, GeneratorType
         current: ServedLease | None = None
         ends: list[Any] = []
         args: Any
@@ -233,9 +224,7 @@ class TaskExecutor:
                 self._enter(lease)
             marks[1] = sequence
             if type(task) is not list:
-                self.maps.run(lease, task)
-                queue.running = None
-                before = clock()
+                before = self._run_map(lease, task)
                 continue
             try:
                 task_id, attempt, key, payload, count, extra = task
@@ -282,6 +271,12 @@ class TaskExecutor:
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:
                 self._flush_now()
                 before = clock()
+
+    def _run_map(self, lease: ServedLease, task: Any) -> int:
+        """Run the chunk of a map; returns when it ended, in ns."""
+        self.maps.run(lease, task)
+        self.queue.running = None
+        return time.perf_counter_ns()
 
     def _enter(self, lease: ServedLease) -> None:
         """The next task belongs to another lease than the last task."""

@@ -288,7 +288,7 @@ class SimWorker(Core):
                 if run.cancelled:
                     run.body.close()
                     failure = [m.FAILED, "cancelled", {"task": run.task[TASK_ID]}]
-                    self._end(run, failure)
+                    self._end(run, failure if run.made is None else run.made.failed(failure))
                     return
                 request = next(run.body)
                 if request[0] == "sleep":

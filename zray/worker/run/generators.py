@@ -5,6 +5,8 @@
     too few, or an error  the returns so far have their values, the others get the error
     too many              the first ones count; the worker's log says so
 
+    cancelled             its returns get that error; the reply has the items, and the owner frees them
+
 Each item is encoded when it is made, so the task holds one item at a time.  (``num_returns="streaming"``, which sends
 each item at once, is in zray.worker.run.streams.)
 """
@@ -66,11 +68,14 @@ class Items:
         return [0, self.values, {"failure": failure}] if self.values else failure
 
 
-def run(rt: CoreProcess, value: Any, task: list[Any], name: str) -> Any:
-    """Run a generator to its end on this thread; the task's wire result."""
+def run(rt: CoreProcess, value: Any, task: list[Any], name: str, made: dict[bytes, Items]) -> Any:
+    """Run a generator to its end on this thread; the task's wire result.
+
+    ``made`` has its items until the caller takes them out: an interrupt may come up to then.
+    """
     if hasattr(value, "__aiter__"):
         raise TypeError("async generators run in async actors; a task or a sync actor needs a plain generator")
-    items = Items(task, partial(invoke.encode, rt), partial(invoke.failure, name=name))
+    items = made[task[TASK_ID]] = Items(task, partial(invoke.encode, rt), partial(invoke.failure, name=name))
     try:
         for item in value:
             if not items.take(item):
@@ -93,12 +98,12 @@ def _warn_of_more(items: Items, name: str) -> None:
           flush=True)
 
 
-async def run_async(rt: CoreProcess, value: Any, task: list[Any], name: str,
+async def run_async(rt: CoreProcess, value: Any, task: list[Any], name: str, made: dict[bytes, Items],
                     cancelled: type[BaseException]) -> Any:
     """The same on an asyncio loop, for plain and async generators; ``cancelled`` is asyncio's CancelledError."""
     if not hasattr(value, "__aiter__"):
-        return run(rt, value, task, name)
-    items = Items(task, partial(invoke.encode, rt), partial(invoke.failure, name=name))
+        return run(rt, value, task, name, made)
+    items = made[task[TASK_ID]] = Items(task, partial(invoke.encode, rt), partial(invoke.failure, name=name))
     try:
         async for item in value:
             if not items.take(item):

@@ -305,6 +305,8 @@ class SimWorker(Core):
                 if request[0] == "item" and not self._item(run, request[1]):
                     return
                 if request[0] == "return" and not run.made.take(request[1]):  # type: ignore[union-attr]
+                    for ref in getattr(request[1], "refs", ()):  # one item too many: user code drops it
+                        ref.drop()
                     run.body.close()
                     self._end(run, run.made.ended())  # type: ignore[union-attr]
                     return

@@ -48,7 +48,6 @@ from zray.wire.messages import (
 )
 
 CHUNK = 1000
-ROW_S = 1.0  # a row of the control store is written and read within this time
 
 
 class Read:
@@ -77,7 +76,6 @@ class StoreNode:
         self.table = StoreTable(self.headers, capacity, self._pinned, step_bytes=capacity, extent_bytes=4096,
                                 full_wait_s=5.0, overflow_bytes=overflow)
         self.ends = Ends()
-        self.heard_at: dict[bytes, float] = {}  # node that has ended -> when this one heard of it
         self.machine = TransferMachine(self.table, self.headers, self.incarnation, self.ends, CHUNK)
         self.table.room.connect(self.client)
         self.files: dict[int, bytes] = {}
@@ -189,7 +187,6 @@ class StoreNode:
     def hear_end(self, node: bytes) -> None:
         """As a daemon does: the register first."""
         if self.ends.node_ended(node):
-            self.heard_at[node] = self.net.now
             self.machine.node_ended(node, self.net.now)
 
     def perform(self) -> None:
@@ -339,9 +336,8 @@ class TransferNet:
         if "wrong" in error or "damaged" in error:
             assert self.corruption
             return
-        # A node announces its copy when it hears that the node of the primary has ended; the row comes after that.
-        if root.alive or any(node.has(value) and node.heard_at.get(value[5], self.now) + ROW_S < self.now
-                             for node in self.living):
+        # A node announces its copy when it hears that the node of the primary has ended.
+        if root.alive or any(node.has(value) and value[5] in node.ends.nodes for node in self.living):
             self.untruthful.append(error)
 
     # ------------------------------------------------------------ what happens
@@ -381,7 +377,8 @@ class TransferNet:
                 node.surrender()
             node.heard.clear()
             self.check()
-            if handed.done or self.now > until:
+            unwritten = any(who is node and call.func == self.record for who, call in self.jobs)  # as a daemon does
+            if handed.done and not unwritten or self.now > until:
                 break
             if not self.step():
                 self.advance(0.01)

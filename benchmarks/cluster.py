@@ -32,6 +32,7 @@ from zray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 GROUP = "cluster"
 CPUS = 2
+ROUND_S = 0.3
 STORE_BYTES = 1024**3
 LARGE_BYTES = 100_000_000
 PARTS = {
@@ -69,7 +70,7 @@ class Cluster:
             self.drivers = {"lone": Driver(None, num_cpus=CPUS, object_store_memory=STORE_BYTES),
                             "local": Driver(address, "local"), "remote": Driver(address, "remote", target)}
             for driver in self.drivers.values():
-                driver.do("benchmarks.cluster", "shorten")
+                driver.do("benchmarks.cluster", "shorten", ROUND_S)
         except BaseException:
             self.daemons.shutdown()
             raise
@@ -84,9 +85,9 @@ class Cluster:
         self.daemons.shutdown()
 
 
-def shorten(ray: Any) -> None:
-    """In a driver: a third of a second a row, because there are many rounds."""
-    measure.shorten(1, 0.3, 0.5)
+def shorten(ray: Any, round_s: float) -> None:
+    """In a driver: a short time for each row, because there are many rounds."""
+    measure.shorten(1, round_s, 2 * round_s)
 
 
 def three_ways(cluster: Cluster, parts: list[str], rounds: int) -> dict[str, dict[str, list[Row]]]:

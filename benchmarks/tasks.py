@@ -8,6 +8,7 @@ from benchmarks.measure import Row, cost_row, latencies, latency_row, rate, rate
 
 GROUP = "tasks"
 CPUS = 2
+ITEMS = 1_000_000  # of a map
 
 
 def rows(ray: Any, quick: bool = False) -> list[Row]:
@@ -65,7 +66,7 @@ def _wide(ray: Any) -> list[Row]:
 
 def _map(ray: Any) -> list[Row]:
     item = ray.remote(_item)
-    count = 1_000_000
+    count = ITEMS
 
     def mapped():
         values = ray.get(item.map(range(count)))

@@ -3,13 +3,16 @@ a streaming one."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 import warnings
 
 import numpy as np
 import pytest
 
-from tests.e2e.target import exceptions, ray
+from tests.e2e.target import exceptions, ray, until
+from zray.core import runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore:num_returns=.dynamic")
 LARGE = 200_000  # bytes; more than travels inline
@@ -284,3 +287,42 @@ class Counted:
     def __init__(self, made):
         self.alive = len(made)
         made.add(self)
+
+
+# ---------------------------------------------------------------- cancelled
+
+
+def _stored() -> int:
+    return len([row for row in runtime.current().query("store")["store"]["objects"] if row["state"] != "EVICTING"])
+
+
+@pytest.mark.zray_only
+@pytest.mark.parametrize("returns", [4, "dynamic"])
+@pytest.mark.parametrize("kind", ["task", "async actor"])
+def test_items_of_a_cancelled_generator_leave_the_store_while_the_job_goes_on(kind, returns, tmp_path):
+    here = tmp_path / "here"
+
+    @ray.remote(max_retries=0)
+    def numbers():
+        yield from _numbers(3, None, LARGE)
+        here.touch()
+        time.sleep(60)
+
+    @ray.remote
+    class Actor:
+        async def numbers(self):
+            for item in _numbers(3, None, LARGE):
+                yield item
+            here.touch()
+            await asyncio.sleep(60)
+
+    before = _stored()
+    function = numbers if kind == "task" else Actor.remote().numbers
+    refs = function.options(num_returns=returns).remote()
+    first = refs[0] if type(refs) is list else refs
+    until(here.exists)
+    assert _stored() == before + 3
+    ray.cancel(first)
+    with pytest.raises(exceptions.TaskCancelledError):
+        ray.get(first)
+    until(lambda: _stored() == before, "the items are freed")

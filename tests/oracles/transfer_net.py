@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from zray.base.ends import Ends
 from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.node.records import (
+    DISK_FULL_REASON,
     FULL_REASON,
     Arriving,
+    Back,
     Dropped,
     Freed,
     Grow,
     Load,
+    Punch,
     SendToClient,
     SpillObject,
     UnlinkFile,
@@ -61,21 +65,21 @@ class Read:
 class StoreNode:
     """One node: table, machine, spill files, and one client that puts and reads."""
 
-    def __init__(self, net: TransferNet, number: int, capacity: int):
+    def __init__(self, net: TransferNet, number: int, capacity: int, overflow: int):
         self.net = net
         self.incarnation = bytes([number + 1]) * 4 + bytes(4)
         self.client = self.incarnation[:4] + b"\0\0\0\1"
         self.alive = True
-        self.memory = bytearray(capacity)
+        self.memory = bytearray(capacity + overflow)
         self.headers = Headers(self.memory)
         self.pins: set[int] = set()
         self.table = StoreTable(self.headers, capacity, self._pinned, step_bytes=capacity, extent_bytes=4096,
-                                full_wait_s=5.0)
+                                full_wait_s=5.0, overflow_bytes=overflow)
         self.ends = Ends()
         self.machine = TransferMachine(self.table, self.headers, self.incarnation, self.ends, CHUNK)
         self.table.room.connect(self.client)
         self.files: dict[int, bytes] = {}
-        self.grants: deque[StoreGrant] = deque()
+        self.wanted: dict[int, Callable[[StoreGrant], None]] = {}  # requests that wait for room
         self.reads: dict[int, Read] = {}
         self.heard: list[Any] = []
         self.requests = 0
@@ -90,16 +94,33 @@ class StoreNode:
 
     def put(self, content: bytes, oid: bytes) -> list | None:
         """Store an object at once; None when there is no room just now."""
-        self.requests += 1
-        size = block_bytes(len(content))
-        self.table.room.on_want(self.client, StoreWant(self.requests, size), self.net.now)
-        self.perform()
+        made: list[list] = []
+        self.put_later(content, oid, made.append)
         while self.net.growths:
             self.net.growths.popleft()()
-        if not self.grants:
-            self.table.room.waiting = deque(w for w in self.table.room.waiting if w.stored is not None)
+        if not made:
+            room, request = self.table.room, self.requests
+            room.waiting = deque(w for w in room.waiting if w.stored is not None or w.request != request)
+            self.wanted.pop(request, None)
             return None
-        grant = self.grants.popleft()
+        return made[0]
+
+    def put_later(self, content: bytes, oid: bytes, then: Callable[[list], None]) -> None:
+        """Store an object when there is room; ``then(value)``, unless the request is refused."""
+        self._want(block_bytes(len(content)), lambda grant: then(self._fill(grant, content, oid)))
+
+    def want(self, nbytes: int) -> None:
+        """Ask for an extent."""
+        self._want(nbytes, lambda grant: self.extents.append([grant.offset, grant.size]))
+
+    def _want(self, nbytes: int, then: Callable[[StoreGrant], None]) -> None:
+        self.requests += 1
+        self.wanted[self.requests] = then
+        self.table.room.on_want(self.client, StoreWant(self.requests, nbytes), self.net.now)
+        self.perform()
+
+    def _fill(self, grant: StoreGrant, content: bytes, oid: bytes) -> list:
+        size = block_bytes(len(content))
         self.generations += 1
         if grant.size - size >= 128:
             self.headers.format(grant.offset + size, grant.size - size)
@@ -140,7 +161,7 @@ class StoreNode:
 
     def _hear(self, message: Any) -> None:
         if type(message) is StoreGrant:
-            self.grants.append(message)
+            self.wanted.pop(message.request)(message)
         elif type(message) is StoreRestored:
             read = self.reads.pop(message.request)
             if message.error:
@@ -152,6 +173,8 @@ class StoreNode:
                 return
             read.outcome = bytes(self.memory[offset + HEADER_BYTES : offset + HEADER_BYTES + nbytes])
         else:
+            if type(message) is StoreRefused:
+                del self.wanted[message.request]
             assert type(message) in (StoreRecall, StoreReclaimed, StoreRefused, StorePulling, StoreCollect), message
             self.heard.append(message)
 
@@ -193,6 +216,10 @@ class StoreNode:
                 elif kind is Grow:
                     net.growths.append(partial(self._grown, effect))
                     net.soon(net.grow)
+                elif kind is Back:
+                    net.later(self, partial(self._backed, effect))
+                elif kind is Punch:
+                    net.later(self, partial(self._returned, effect))
                 elif kind is SpillObject:
                     self.files[effect.key] = bytes(self.memory[effect.offset : effect.offset + effect.nbytes])
                     net.later(self, partial(self._slow, self.table.spilled, effect))
@@ -207,6 +234,14 @@ class StoreNode:
         if self.alive:
             self.table.room.grown(effect.size, "", self.net.now)
             self.perform()
+
+    def _backed(self, effect: Back) -> None:
+        error = "OSError: disk full" if self.net.rng.random() < self.net.disk_full else ""
+        self.table.room.backed(effect.start, error, self.net.now)
+
+    def _returned(self, effect: Punch) -> None:
+        self.memory[effect.start : effect.start + effect.size] = bytes(effect.size)
+        self.table.room.returned(effect.start, self.net.now)
 
     def _slow(self, event: Any, effect: SpillObject | Load) -> None:
         event(effect.key, effect.generation, "", self.net.now)
@@ -238,10 +273,12 @@ class StoreNode:
 class TransferNet:
     """All of it."""
 
-    def __init__(self, seed: int, nodes: int, capacity: int = 64 * 1024, corruption: float = 0.0):
+    def __init__(self, seed: int, nodes: int, capacity: int = 64 * 1024, corruption: float = 0.0,
+                 overflow: int = 0, disk_full: float = 0.0):
         self.rng = random.Random(seed)
         self.now = 0.0
         self.corruption = corruption
+        self.disk_full = disk_full  # how often the disk has no room for a part of the overflow
         self.links: dict[tuple[bytes, bytes], deque[Any]] = {}
         self.silent: dict[tuple[bytes, bytes], float] = {}
         self.jobs: list[tuple[StoreNode, Any]] = []  # answers of disks and of the control store, in any order
@@ -252,7 +289,7 @@ class TransferNet:
         self.freed: set[bytes] = set()
         self.untruthful: list[str] = []
         self.trace: list[Any] = []
-        self.nodes = [StoreNode(self, number, capacity) for number in range(nodes)]
+        self.nodes = [StoreNode(self, number, capacity, overflow) for number in range(nodes)]
         self.by_name = {node.incarnation: node for node in self.nodes}
         self.contents: dict[bytes, bytes] = {}
 
@@ -294,12 +331,13 @@ class TransferNet:
         root = self.by_name[value[5]]
         if value[4] in self.freed:
             return
-        if error.startswith(FULL_REASON) or read.at_risk:
+        if error.startswith((FULL_REASON, DISK_FULL_REASON)) or read.at_risk:
             return
         if "wrong" in error or "damaged" in error:
             assert self.corruption
             return
-        if root.alive or any(node.has(value) for node in self.living):
+        # A node announces its copy when it hears that the node of the primary has ended.
+        if root.alive or any(node.has(value) and value[5] in node.ends.nodes for node in self.living):
             self.untruthful.append(error)
 
     # ------------------------------------------------------------ what happens
@@ -311,6 +349,12 @@ class TransferNet:
         if value is not None:
             self.contents[oid] = content
         return value
+
+    def put_later(self, node: StoreNode, nbytes: int, then: Callable[[list], None]) -> None:
+        """Store an object when there is room, perhaps in the overflow."""
+        oid = b"job1" + len(self.contents).to_bytes(24, "big")
+        content = self.contents[oid] = self.rng.randbytes(nbytes)
+        node.put_later(content, oid, then)
 
     def kill(self, node: StoreNode) -> None:
         """At once for itself; the others learn of it in their own time."""
@@ -333,7 +377,8 @@ class TransferNet:
                 node.surrender()
             node.heard.clear()
             self.check()
-            if handed.done or self.now > until:
+            unwritten = any(who is node and call.func == self.record for who, call in self.jobs)  # as a daemon does
+            if handed.done and not unwritten or self.now > until:
                 break
             if not self.step():
                 self.advance(0.01)

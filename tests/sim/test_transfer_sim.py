@@ -13,7 +13,7 @@ from tests.oracles.transfer_net import CHUNK, TransferNet
 from zray.store.node.records import Phase
 from zray.store.transfer.exchange import BEHIND, FANOUT, GIVE_UP_S, OUT_CHUNKS_MAX, PULLS_MAX, STALL_S, ObjectKey
 from zray.store.transfer.handover import SILENT_S
-from zray.wire.messages import Chunk, PullObject, PullRefused, StoreWant
+from zray.wire.messages import Chunk, PullObject, PullRefused
 
 NODES = range(2, 7)
 
@@ -25,13 +25,17 @@ def key_of(value: list) -> ObjectKey:
 def run_schedule(seed: int, steps: int = 250) -> TransferNet:
     """Random puts, reads, frees, deaths, leaves, silences; then everything heals and must come to an end."""
     rng = random.Random(seed)
+    rng_of_file = random.Random(f"file {seed}")
+    file = {"overflow": rng_of_file.choice([0, 128 * 1024]), "disk_full": rng_of_file.choice([0.0, 0.0, 0.2])}
     net = TransferNet(seed, rng.choice(NODES), capacity=rng.choice([24, 64]) * 1024,
-              corruption=rng.choice([0.0, 0.0, 0.02, 0.2]))
+              corruption=rng.choice([0.0, 0.0, 0.02, 0.2]), **file)
     values: list[list] = []
     freed: list[tuple] = []
     for _ in range(steps):
         act = rng.random()
         node = rng.choice(net.living)
+        if file["overflow"] and rng_of_file.random() < 0.04:
+            net.put_later(node, rng_of_file.choice([1, 999, 12_000, 30_000, 70_000]), values.append)
         if act < 0.06:
             value = net.put(node, rng.choice([1, 300, 999, 1000, 1001, 7500, 12_000]))
             if value is not None:
@@ -89,6 +93,8 @@ def end(net: TransferNet, values: list[list]) -> None:
         assert not node.machine.serving.out_chunks and not node.machine.pulls.in_chunks
         assert not node.machine.copies.local and not node.machine.directory.complete
         assert node.table.room.arena.free_bytes == node.table.room.arena.reserved, "memory leaked"
+        assert not node.wanted, "a writer waits for ever"
+        assert not node.table.room.overflow.used_bytes, "a part of the overflow file leaked"
         assert node.deadline() is None, "an idle node wakes up"
 
 
@@ -383,8 +389,7 @@ def test_secondary_copies_go_before_primaries_are_spilled_and_a_pinned_one_stays
     net.run()
     pinned = reader.table.names[reader.machine.copies.local[key_of(values[0])]]
     reader.pins.add(pinned.offset | 1)
-    reader.table.room.on_want(reader.client, StoreWant(999, 12_000), net.now)
-    reader.perform()
+    reader.want(12_000)
     net.run(4.0)
     assert reader.table.counts["spilled"] == 0 and own is not None
     assert key_of(values[0]) in reader.machine.copies.local and len(reader.machine.copies.local) < 5
@@ -440,8 +445,7 @@ def test_an_object_that_is_being_served_is_not_spilled():
     reader.read(value)
     while not root.machine.serving.sessions:
         net.step()
-    root.table.room.on_want(root.client, StoreWant(999, 20_000), net.now)
-    root.perform()
+    root.want(20_000)
     assert root.table.names[value[3]].phase is Phase.HERE and root.table.names[other[3]].phase is not Phase.HERE
     net.run(1.0)
     assert net.reads[0].outcome == net.contents[value[4]]
@@ -453,8 +457,7 @@ def test_a_copy_that_is_just_being_evicted_is_kept_when_it_becomes_the_last():
     value = net.put(root, 8000)
     reader.read(value)
     net.run(1.0)
-    reader.table.room.on_want(reader.client, StoreWant(999, 28_000), net.now)
-    reader.perform()
+    reader.want(28_000)
     copy = reader.table.names[reader.machine.copies.local[key_of(value)]]
     assert copy.phase is Phase.LEAVING
     net.kill(root)
@@ -463,8 +466,6 @@ def test_a_copy_that_is_just_being_evicted_is_kept_when_it_becomes_the_last():
     assert copy.phase is Phase.HERE and not copy.secondary
     net.run(10.0)
     assert copy.phase is Phase.DISK, "spilled, as a primary would be"
-    grant = reader.grants.pop()
-    reader.extents.append([grant.offset, grant.size])
     reader.surrender()
     reader.read(value)
     net.run(10.0)

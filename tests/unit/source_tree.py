@@ -20,6 +20,8 @@ class Module:
 
     classes: tuple[str, ...]  # names of its public classes, nested ones too
     constants: tuple[str, ...]  # names in capitals that its top level assigns, but for private ones
+    functions: tuple[tuple[str, int], ...]  # every function and method: its name, its lines
+    lines: int
     attributes: frozenset[str]  # names behind a dot
     made_with_self: frozenset[str]  # classes whose instances are made with ``self`` as an argument
     imported: frozenset[str]  # full names as written, inside functions too
@@ -33,11 +35,13 @@ def modules() -> dict[str, Module]:
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = _read(ast.parse(path.read_text(encoding="utf-8")), name)
+        found[name] = _read(path.read_text(encoding="utf-8"), name)
     return found
 
 
-def _read(tree: ast.Module, name: str) -> Module:
+def _read(source: str, name: str) -> Module:
+    tree = ast.parse(source)
+    functions: list[tuple[str, int]] = []
     classes, attributes, made_with_self = [], set(), set()
     imported: dict[bool, set[str]] = {False: set(), True: set()}
     todo: list[tuple[ast.AST, bool]] = [(tree, False)]
@@ -47,6 +51,8 @@ def _read(tree: ast.Module, name: str) -> Module:
             for_types = True
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             classes.append(node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            functions.append((node.name, (node.end_lineno or 0) - node.lineno + 1))
         elif isinstance(node, ast.Attribute):
             attributes.add(node.attr)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.strip("_")[:1].isupper():
@@ -58,8 +64,9 @@ def _read(tree: ast.Module, name: str) -> Module:
             assert node.level == 0 and node.module, f"{name} uses a relative import"
             imported[for_types] |= {f"{node.module}.{alias.name}" for alias in node.names}
         todo += [(child, for_types) for child in ast.iter_child_nodes(node)]
-    return Module(tuple(classes), tuple(_constants(tree)), frozenset(attributes), frozenset(made_with_self),
-                  frozenset(imported[False]), frozenset(imported[True]))
+    return Module(tuple(classes), tuple(_constants(tree)), tuple(functions), source.count("\n"),
+                  frozenset(attributes), frozenset(made_with_self), frozenset(imported[False]),
+                  frozenset(imported[True]))
 
 
 def _constants(tree: ast.Module) -> Iterator[str]:

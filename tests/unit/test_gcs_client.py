@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tests.fakes.clock import FakeClock
+from tests.fakes.gcs_ports import gcs_ports
 from zray.gcs.client.client import GcsClient, GcsError
 from zray.gcs.client.sharding import SHARDS, shard_of
 from zray.gcs.configuration.config import ChainConfig
@@ -39,7 +40,8 @@ ME, OTHER = b"\x01" * 8, b"\x02" * 8
 
 @pytest.fixture
 def service():
-    made = GcsService(FakeClock(), lambda peer, message: pytest.fail("nothing leaves the process"), incarnation=ME)
+    ports = gcs_ports(FakeClock(), lambda peer, message: pytest.fail("nothing leaves the process"))
+    made = GcsService(ports, incarnation=ME)
     yield made
     made.check()
 
@@ -260,12 +262,12 @@ def files(*keys: bytes) -> list[str]:
 
 def test_a_service_restarts_with_all_it_acknowledged(tmp_path):
     clock = FakeClock()
-    first = GcsService(clock, print, tmp_path, incarnation=ME)
+    first = GcsService(gcs_ports(clock, print), tmp_path, incarnation=ME)
     first.client.kv_put(b"k", b"v")
     assert sorted(os.listdir(tmp_path)) == files(b"k"), "an empty shard has none"
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
     assert first.client.kv_put(b"k2", b"v").done, "and then it is killed"
-    second = GcsService(clock, print, tmp_path, incarnation=OTHER)
+    second = GcsService(gcs_ports(clock, print), tmp_path, incarnation=OTHER)
     second.check()
     assert second.client.kv_list().result() == [b"k", b"k2"]
     assert second.client.kv_put(b"k3", b"v").result() is False
@@ -273,7 +275,7 @@ def test_a_service_restarts_with_all_it_acknowledged(tmp_path):
 
 
 def test_a_damaged_snapshot_is_not_taken_for_an_empty_store(tmp_path):
-    service = GcsService(FakeClock(), print, tmp_path, incarnation=ME)
+    service = GcsService(gcs_ports(FakeClock(), print), tmp_path, incarnation=ME)
     service.client.kv_put(b"k", b"v")
     service.close()
     path = next(tmp_path.glob("*.snapshot"))
@@ -281,7 +283,7 @@ def test_a_damaged_snapshot_is_not_taken_for_an_empty_store(tmp_path):
     blob[-1] ^= 1
     path.write_bytes(blob)
     with pytest.raises(CorruptSnapshot, match="damaged"):
-        GcsService(FakeClock(), print, tmp_path, incarnation=ME)
+        GcsService(gcs_ports(FakeClock(), print), tmp_path, incarnation=ME)
 
 
 # ---------------------------------------------------------------- messages

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
+from collections import defaultdict, deque
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tests.fakes.gcs_ports import gcs_ports
 from zray.base.ids import TAG_SIZE
 from zray.gcs.client.client import GcsClient
 from zray.gcs.client.requests import RETRY_S, STUCK_RETRIES
@@ -57,6 +58,7 @@ class ServiceBench:
         self.to_processes: list[tuple[bytes, object]] = []
         self.stopped: set[bytes] = set()
         self.fenced: list[bytes] = []
+        self.voters: dict[bytes, list[tuple[float, tuple[bytes, ...]]]] = defaultdict(list)  # as a node heard of them
         self.sent = 0
         first = self.start(0, None)
         first.admit({"node_id": node_id(0), "name": "head"}, self.admitted)
@@ -77,9 +79,10 @@ class ServiceBench:
                 self.links.append((me, peer, message))
 
         path = self.persist / str(number) if self.persist else None
-        service = GcsService(lambda: self.now, send, path, incarnation=me, node_id=node_id(number),
+        ports = gcs_ports(lambda: self.now, send, fenced=lambda reason: self.fenced.append(me),
+                          configured=lambda config: self.voters[me].append((self.now, config.voters)))
+        service = GcsService(ports, path, incarnation=me, node_id=node_id(number),
                              first=hints is None, hints=hints)
-        service.on_fenced = lambda reason: self.fenced.append(me)
         self.services[me] = service
         return service
 
@@ -181,21 +184,18 @@ def test_voters_are_replaced_without_a_moment_passing_though_one_goes_or_comes_a
     bench = ServiceBench(4)
     first = next(iter(bench.services.values()))
     victim, before = first.config.voters[1], bench.now
-    seen = [first.config.voters]
-    first.on_config = lambda config: seen.append(config.voters)
+    seen = bench.voters[first.incarnation] = [(before, first.config.voters)]
     bench.kill(victim)
     bench.run()
-    sizes = [len(voters) for voters in dict.fromkeys(seen)]
+    sizes = [len(voters) for voters in dict.fromkeys(voters for _, voters in seen)]
     assert sizes == [3, 2, 3] and victim not in first.config.voters and bench.now == before
 
 
 def test_two_voters_more_come_by_two_decisions_in_a_row():
     bench = ServiceBench(2)
     first = next(iter(bench.services.values()))
-    seen: list = []
-    first.on_config = lambda config: seen.append((bench.now, len(config.voters)))
     bench.join()
-    at = {many: now for now, many in reversed(seen)}
+    at = {len(voters): now for now, voters in reversed(bench.voters[first.incarnation])}
     assert at[2] == at[3], "nobody should wait while both of two are needed"
 
 
@@ -554,7 +554,7 @@ def test_a_cluster_that_is_killed_at_once_restarts_with_all_acknowledged_state(t
     assert all(call.done for call in calls)
     bench.services.clear()  # kill -9 of everything; no close()
     for number in range(3):
-        again = GcsService(lambda: 0.0, print, tmp_path / str(number), incarnation=b"X%03d" % number + bytes(4))
+        again = GcsService(gcs_ports(send=print), tmp_path / str(number), incarnation=b"X%03d" % number + bytes(4))
         assert again.client.kv_list().result() == sorted(b"%d" % i for i in range(9))
         assert {row.state for row in again.control.rows.values()} == {"dead"}
         assert again.alone
@@ -569,20 +569,20 @@ def test_a_directory_that_holds_some_of_the_shards_is_not_taken_for_the_whole_st
     bench.services.clear()  # kill -9 of everything
     again = tmp_path / "0"
     with pytest.raises(CorruptSnapshot, match="shards .* lay on other nodes"):
-        GcsService(lambda: 0.0, print, again, incarnation=b"X000" + bytes(4))
+        GcsService(gcs_ports(send=print), again, incarnation=b"X000" + bytes(4))
     for shard, chain in enumerate(config.chains):
         if node_id(0)[:8] not in chain.members:
             assert not list(again.glob(f"shard-{shard}.*"))
             for path in (tmp_path / str(int(chain.tail[1:4]))).glob(f"shard-{shard}.*"):
                 (again / path.name).write_bytes(path.read_bytes())
     (again / LAYOUT_NAME).unlink()
-    service = GcsService(lambda: 0.0, print, again, incarnation=b"X000" + bytes(4))
+    service = GcsService(gcs_ports(send=print), again, incarnation=b"X000" + bytes(4))
     assert service.client.kv_list().result() == sorted(b"%d" % i for i in range(30))
     service.check()
 
 
 def test_a_torn_record_is_cut_off_and_what_was_synced_stays(tmp_path):
-    service = GcsService(lambda: 0.0, print, tmp_path, incarnation=b"N000" + bytes(4))
+    service = GcsService(gcs_ports(send=print), tmp_path, incarnation=b"N000" + bytes(4))
     for i in range(3):
         service.client.kv_put(b"k", b"%d" % i)
     log = tmp_path / log_name(KV_SHARD)
@@ -599,7 +599,7 @@ def test_a_torn_record_is_cut_off_and_what_was_synced_stays(tmp_path):
 
 def test_a_long_log_becomes_a_snapshot(tmp_path, monkeypatch):
     monkeypatch.setattr("zray.gcs.replica.persistence.UPDATES_BYTES_MAX", 2000)
-    service = GcsService(lambda: 0.0, print, tmp_path, incarnation=b"N000" + bytes(4))
+    service = GcsService(gcs_ports(send=print), tmp_path, incarnation=b"N000" + bytes(4))
     for i in range(100):
         service.client.record_job(i, {"padding": bytes(100)})
     assert os.path.getsize(tmp_path / log_name(0)) < 4000
@@ -615,7 +615,7 @@ def full_disk(monkeypatch) -> None:
 
 
 def test_a_lone_replica_with_a_full_disk_refuses_writes_and_answers_reads(tmp_path, monkeypatch):
-    service = GcsService(lambda: 0.0, print, tmp_path, incarnation=b"N000" + bytes(4))
+    service = GcsService(gcs_ports(send=print), tmp_path, incarnation=b"N000" + bytes(4))
     service.client.kv_put(b"k", b"v")
     full_disk(monkeypatch)
     for _ in range(2):

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tests.fakes.gcs_ports import gcs_ports
 from zray.base.ids import TAG_SIZE
 from zray.gcs.client.client import GcsClient, merged
 from zray.gcs.client.sharding import SHARDS, SPREAD, shard_of, shards_of
@@ -39,7 +40,7 @@ def test_tables_that_grow_are_spread_evenly_and_the_others_stay_together():
 
 
 def test_a_configuration_with_another_number_of_shards_is_no_news():
-    service = GcsService(lambda: 0.0, print, incarnation=ME)
+    service = GcsService(gcs_ports(send=print), incarnation=ME)
     for shards in (1, SHARDS + 1):
         service.receive(b"\x02" * 4 + bytes(4), ConfigIs(ClusterConfig.first(ME, shards)._replace(generation=9).pack()))
     assert service.config.generation == 1 and service.control.counters["malformed"] == 2
@@ -197,7 +198,7 @@ def test_pages_of_several_shards_merged_are_the_pages_of_one(keys, limit, shards
 
 def test_a_process_lists_all_shards_through_its_node():
     answers: list = []
-    service = GcsService(lambda: 0.0, lambda peer, message: answers.append(message), incarnation=ME[:4] + bytes(4))
+    service = GcsService(gcs_ports(send=lambda peer, message: answers.append(message)), incarnation=ME[:4] + bytes(4))
     client = GcsClient(ME, lambda peer, message: service.receive(ME, message), [service.incarnation])
     for i in range(50):
         service.client.kv_put(b"%02d" % i, b"v")
@@ -279,7 +280,7 @@ def test_a_shard_that_forgot_makes_the_watch_begin_again_with_the_whole_state():
 
 
 def test_a_watch_of_one_key_asks_its_shard_alone_and_hears_of_no_longer_key():
-    service = GcsService(lambda: 0.0, print, incarnation=ME)
+    service = GcsService(gcs_ports(send=print), incarnation=ME)
     seen: list = []
     service.client.watch_key(tables.KV + b"k", lambda reset, changes: seen.append((reset, changes)))
     assert sum(len(replica.publisher.watchers) for replica in service.replicas.values()) == 2, "with that of the nodes"
@@ -291,7 +292,7 @@ def test_a_watch_of_one_key_asks_its_shard_alone_and_hears_of_no_longer_key():
 
 def test_a_watch_through_a_node_gets_every_change_of_every_shard_once():
     messages: list = []
-    service = GcsService(lambda: 0.0, lambda peer, message: messages.append(message), incarnation=ME[:4] + bytes(4))
+    service = GcsService(gcs_ports(send=lambda peer, message: messages.append(message)), incarnation=ME[:4] + bytes(4))
     client = GcsClient(ME, lambda peer, message: service.receive(ME, message), [service.incarnation])
     seen: list = []
     client.watch(tables.KV, lambda reset, changes: seen.append((reset, [change.value for change in changes])))

@@ -1,4 +1,4 @@
-"""Rules of the code that hold themselves: pure modules, cycles of imports, names of classes and of constants.
+"""Rules of the code that hold themselves: pure modules, cycles of imports, sizes, names of classes and constants.
 
 What breaks a rule today is listed, and the list may only get shorter: a test fails for what is listed without need.
 """
@@ -95,6 +95,19 @@ def test_modules_of_the_machines_are_pure_unless_they_are_listed_as_shells():
 
 def test_no_three_modules_import_each_other_in_a_circle():
     assert not [sorted(loop) for loop in cycles() if len(loop) > 2]
+
+
+# ---------------------------------------------------------------- sizes
+
+FILE_LINES_MAX = 660
+FUNCTION_LINES_MAX = 80
+
+
+def test_no_file_and_no_function_is_too_long_to_be_read_in_one_sitting():
+    files = [(name, module.lines) for name, module in modules().items() if module.lines > FILE_LINES_MAX]
+    functions = [(f"{name}:{function}", lines) for name, module in modules().items()
+                 for function, lines in module.functions if lines > FUNCTION_LINES_MAX]
+    assert not files + functions, "split it by idea"
 
 
 # ---------------------------------------------------------------- ports, not hosts

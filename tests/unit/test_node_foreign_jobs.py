@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.gcs_ports import gcs_ports
 from tests.fakes.node_machine import CPU, NODE, spec
 from tests.unit.test_node_groups import GroupNode
 from zray.base.ids import group_id
@@ -253,7 +254,7 @@ def test_a_detached_group_stays(node):
 
 
 def test_the_control_store_knows_jobs_by_their_rows_and_by_the_nodes_of_their_drivers():
-    service = GcsService(lambda: 0.0, lambda peer, message: None, incarnation=HOME, node_id=HOME + bytes(20))
+    service = GcsService(gcs_ports(), incarnation=HOME, node_id=HOME + bytes(20))
     ordinals = []
     service.admit(row(HOME, 0), lambda refused, ordinal: ordinals.append(ordinal))
     names = GcsNames(service.client)

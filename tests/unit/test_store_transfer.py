@@ -309,10 +309,11 @@ def test_what_is_fetched_together_comes_together_and_its_errors_wait_for_the_rea
 
 
 def test_locations_are_rows_of_the_control_store():
+    from tests.fakes.gcs_ports import gcs_ports
     from zray.gcs.service import GcsService
     from zray.node.locations import GcsLocations
 
-    service = GcsService(lambda: 0.0, lambda peer, message: None, incarnation=b"\1" * 4 + bytes(4))
+    service = GcsService(gcs_ports(), incarnation=b"\1" * 4 + bytes(4))
     locations = GcsLocations(lambda: service.client)
     found: list[Any] = []
     locations.find(b"o" * 28, found.append)

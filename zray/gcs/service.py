@@ -1,7 +1,7 @@
 """The control store inside a node daemon: replicas, their configuration, snapshots on disk, and a client.
 
-    service = GcsService(time.monotonic, send, session_dir / "gcs", incarnation=me)              # a cluster of one
-    service = GcsService(time.monotonic, send, None, incarnation=me, first=False, hints=hints)   # joins one
+    service = GcsService(ports, session_dir / "gcs", incarnation=me)              # a cluster of one
+    service = GcsService(ports, None, incarnation=me, first=False, hints=hints)   # joins one
     handlers.update(service.handlers)              # code -> fn(peer, message), from the mesh
     service.tick(now)                              # at service.next_deadline(); None: nothing to wait for
     service.client.claim_name(...)                 # the daemon's own requests; complete on return in a cluster of one
@@ -11,8 +11,8 @@
     service.has_news                               # set when it has called back, or might have
     service.close()
 
-``send(peer, message)`` queues a message for another node, or for a process of this node.  Messages of this node to
-itself never leave the process.  A core process has its own node as its only peer, which passes its requests on.
+Messages of this node to itself never leave the process.  A core process has its own node as its only peer, which
+passes its requests on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base import ids
+from zray.base.ports import Ports
 from zray.gcs.client.client import RETRY_S, GcsClient
 from zray.gcs.client.proxy import Proxy
 from zray.gcs.client.requests import STUCK_RETRIES
@@ -73,12 +74,20 @@ _BETWEEN_NODES = (*_OF_REPLICAS, *_OF_CONTROL)
 _OUTSIDE = ChainConfig(0, (b"\0",), (0,))  # the chain of a replica that has never been in it
 
 
+class GcsPorts(Ports):
+    """Ports of the control store to its daemon."""
+
+    clock: Callable[[], float]
+    send: Callable[[bytes, Any], None]  # to another node, or to a process of this node
+    fenced: Callable[[str], None]  # this node was declared dead, for that reason; once
+    configured: Callable[[ClusterConfig], None]  # another configuration than the one it was made with
+
+
 class GcsService(Host):
     """This node's part of the control store.  Not thread-safe: call it under the daemon's loop lock."""
 
-    def __init__(self, now: Callable[[], float], send: Callable[[bytes, Any], None],
-                 persist_dir: str | os.PathLike[str] | None = None, *, incarnation: bytes | None = None,
-                 node_id: bytes = b"", first: bool = True, hints: list | None = None,
+    def __init__(self, ports: GcsPorts, persist_dir: str | os.PathLike[str] | None = None, *,
+                 incarnation: bytes | None = None, node_id: bytes = b"", first: bool = True, hints: list | None = None,
                  node_timeout_s: float = NODE_TIMEOUT_S, shards: int = SHARDS) -> None:
         """``first``: a cluster of one, with the contents of ``persist_dir``; else ``hints`` leads to the cluster.
 
@@ -90,13 +99,13 @@ class GcsService(Host):
         self.incarnation = incarnation or node_id[:ids.INCARNATION_SIZE] or ids.new_incarnation()
         self.node_id = node_id
         self.first = first
-        self.on_fenced: Callable[[str], None] = lambda reason: None
-        self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
         self.has_news = False  # set when its client was answered or the configuration has changed; the daemon clears it
         self.counters: Counter[str] = Counter()
-        self._now = now
-        self._send_out = send
+        self._ports = ports
+        self._now = ports.clock
+        self._send_out = ports.send
+        self._composed = False
         config = ClusterConfig.first(self.incarnation, shards) if first else _of_hints(hints)
         many = len(config.chains)
         self.disk = Replicas(persist_dir, many, self._disk_failed) if persist_dir is not None else None
@@ -131,12 +140,13 @@ class GcsService(Host):
         if self.disk is not None:
             for replica in self.replicas.values():
                 self.disk.keep(replica, fresh=True)
-        self._run(lambda: self.control.adopt(config, now()))
+        self._run(lambda: self.control.adopt(config, ports.clock()))
         self.client.watch(NODES, self._on_node_rows)
         if first:  # rows that the cluster before this one left behind
             for node, row in list(self.control.rows.items()):
                 if row.state in (ALIVE, DRAINING):
                     self.nodes.set_state(node, DEAD, "the cluster was restarted")
+        self._composed = True
 
     # ------------------------------------------------------------ what the daemon asks
 
@@ -400,7 +410,8 @@ class GcsService(Host):
             self._emit(replica.replay(now))
         for shard, chain in enumerate(config.chains):
             self.client.configured(chain, shard)
-        self.on_config(config)
+        if self._composed:
+            self._ports.configured(config)
         self._go_on_leaving()
 
     def _discard(self, shard: int) -> None:
@@ -441,7 +452,7 @@ class GcsService(Host):
     def fenced(self, reason: str) -> None:
         if not self.fenced_because:
             self.fenced_because = reason or "declared dead"
-            self.on_fenced(self.fenced_because)
+            self._ports.fenced(self.fenced_because)
 
     # ------------------------------------------------------------ the nodes table
 

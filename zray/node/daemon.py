@@ -101,7 +101,7 @@ class Daemon:
     def _compose(self, offered: Offer) -> None:
         """Compose all parts that may make threads or contexts, or that workers do not need: only
         after the fork."""
-        from zray.gcs.service import GcsService
+        from zray.gcs.service import GcsPorts, GcsService
         from zray.node.daemon_machine import admit_first_node
 
         self._prepare()
@@ -115,10 +115,11 @@ class Daemon:
             joined = self.entry.join(self.own_row, __version__)
             self.given = {**joined.settings, **self.given}
             self.config = Config.of_session(joined.settings, self.given)
-        self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
-                              incarnation=self.incarnation, node_id=self.node_id, first=joined is None,
-                              hints=joined.gcs if joined is not None else None,
-                              node_timeout_s=self.config.node_timeout_s)
+        ports = GcsPorts(time.monotonic, self._send, fenced=lambda reason: self.core.fence(reason),
+                         configured=lambda config: self.core.configured())
+        self.gcs = GcsService(ports, self.membership.gcs_dir or None, incarnation=self.incarnation,
+                              node_id=self.node_id, first=joined is None, node_timeout_s=self.config.node_timeout_s,
+                              hints=joined.gcs if joined is not None else None)
         self.mesh.on_early = self.gcs.heard
         ordinal = joined.ordinal if joined is not None else admit_first_node(self.gcs, self.own_row)
         self._compose_store(offered)

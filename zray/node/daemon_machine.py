@@ -133,8 +133,6 @@ class DaemonMachine:
             self.links, self.member = self._join(membership)
             timed.append(self.member)
             handlers.append(self.member.handlers)
-            gcs.on_config = lambda config, member=self.member: member.ask_for_unknown_nodes()  # type: ignore[misc]
-        gcs.on_fenced = self.fence
         self._timed = timed
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {}
         for table in handlers:
@@ -333,6 +331,11 @@ class DaemonMachine:
         """The cluster goes on without this node, and may have run the same work since: end at once."""
         self._ports.fenced(reason, self.leaving is not None)
         self.stopping = f"this node was declared dead: {reason}"
+
+    def configured(self) -> None:
+        """The control store has another configuration, which may name nodes whose rows are not here yet."""
+        if self.member is not None:
+            self.member.ask_for_unknown_nodes()
 
     def end(self, why: str) -> None:
         """End at the next turn, whatever the state of the cluster."""

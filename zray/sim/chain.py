@@ -29,7 +29,7 @@ from zray.gcs.configuration.membership import BEAT_PART, UNANSWERED_PART
 from zray.gcs.replica.chain import ChainReplica, Out
 from zray.gcs.replica.state import ReplicatedState, Update
 from zray.gcs.replica.tables import Change
-from zray.gcs.service import GcsService
+from zray.gcs.service import GcsPorts, GcsService
 from zray.sim.linearizability import UNANSWERED, Operation
 from zray.sim.network import Faults, SimNetwork
 from zray.wire.messages import GcsEvents, GcsRedirect, GcsReply
@@ -135,9 +135,9 @@ class SimGcsNode:
         self._inbox: deque[tuple[bytes, Any]] = deque()
         self._alarm = 0
         self.service = RecordingService(
-            store, self.clock, self._send, None, incarnation=self.name, node_id=self.node_id, first=hints is None,
+            store, GcsPorts(self.clock, self._send, fenced=self._on_fenced, configured=lambda config: None), None,
+            incarnation=self.name, node_id=self.node_id, first=hints is None,
             hints=hints, node_timeout_s=CHAIN_NODE_TIMEOUT_S, shards=SIM_SHARDS)
-        self.service.on_fenced = self._on_fenced
         self.net.register(self.name, self._on_message)
         self.arm()
 

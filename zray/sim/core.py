@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from zray.base import ids
 from zray.base.argument_errors import innermost
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
+from zray.handles.options import DYNAMIC, STREAMING
 from zray.owner.calls import ActorLink
 from zray.owner.maps import MapBatch
 from zray.owner.records import Function, Task
@@ -192,6 +193,10 @@ class Core(Process):
     def encode(self, number: int, refs: list[Ref]) -> bytes:
         return msgpack.packb([number, [[ref.oid, *self.machine.address_of(ref.record)] for ref in refs]])
 
+    def references_to(self, oids: Sequence[bytes]) -> bytes:
+        """The value of an object that is the references to these objects of this process."""
+        return self.encode(len(oids), [Ref(self, self.refs.owned[oid]) for oid in oids])
+
     def fetch(self, value: Any) -> float:
         """Bring a value to this node: 0.0 when it can be read, else seconds until a next call."""
         return self.around.stores.fetch(self, value)
@@ -300,7 +305,7 @@ class Core(Process):
         value = programs.expected(program, [oracle.value(ref.oid) for ref in deps],
                                   [oracle.value(ref.oid) for ref in nested])
         oracle.submitted(tid, program)
-        if nret < 0:
+        if nret == STREAMING:
             stream = self.submitter.streams.open(task, backpressure)
             if backpressure:
                 task.extra = {**(task.extra or {}), "backpressure": backpressure}
@@ -308,15 +313,23 @@ class Core(Process):
                 oracle.expect(ids.return_id(tid, index + 1), value if value == programs.FAILS else value[index])
             result: list[Any] = [stream]
         else:
-            entries = [self.refs.own(ids.return_id(tid, i + 1), task) for i in range(nret)]
-            task.entry = entries[0] if nret == 1 else entries
-            values = value if type(value) is list else [value] * nret
-            for entry, number in zip(entries, values, strict=True):
-                oracle.expect(entry.oid, number)
-            result = [Ref(self, entry) for entry in entries]
+            result = self._returns(task, program, value)
         self.submitter.submit(task)
         self.stir()
         return result
+
+    def _returns(self, task: Task, program: list[Any], value: Any) -> list[Ref]:
+        count = 1 if task.nret == DYNAMIC else task.nret
+        entries = [self.refs.own(ids.return_id(task.tid, i + 1), task) for i in range(count)]
+        task.entry = entries[0] if count == 1 else entries
+        values = value if type(value) is list else [value] * count
+        for entry, number in zip(entries, values, strict=True):
+            self.around.oracle.expect(entry.oid, number)
+        if task.nret == DYNAMIC and value != programs.FAILS:
+            deps = [self.around.oracle.value(record.oid) for record in task.deps or ()]
+            for index, number in enumerate(programs.items(program, deps), ids.DYNAMIC_FIRST):
+                self.around.oracle.expect(ids.return_id(task.tid, index), number)
+        return [Ref(self, entry) for entry in entries]
 
     def map(self, items: list[int], retries: int, retries_errors: bool) -> MapBatch:
         """``f.map``: a task for each item, see zray.sim.map_runs."""
@@ -358,8 +371,8 @@ class Core(Process):
     def _retry(task: Task, program: list[Any]) -> None:
         """Set retry_exceptions and retries: a program that succeeds at last gets enough, one that never does, few."""
         task.retry_errors = programs.retried_errors(program)
-        if program[0] == "flaky" and task.retries >= 0:
-            task.retries = max(task.retries, program[3][0])
+        if program[0] in ("flaky", "fixed", "dynamic") and task.retry_errors and task.retries >= 0:
+            task.retries = max(task.retries, program[3][-1])
         elif program[0] == "raise" and task.retries < 0 and task.retry_errors:
             task.retries = 2
 
@@ -447,20 +460,23 @@ class Core(Process):
 
     def call(self, handle: Handle, x: int, seconds: float = 0.0, program: list[Any] | None = None,
              nested: list[Ref] = []) -> Ref:  # noqa: B006
+        return self.call_for(handle, program or ["value", x, seconds, []], nested)[0]
+
+    def call_for(self, handle: Handle, program: list[Any], nested: list[Ref] = []) -> list[Ref]:  # noqa: B006
+        """References to what the call returns."""
         link = self.link_of(handle)
         tid = self.next_task_id()
-        program = program or ["value", x, seconds, []]
-        task = Task(tid, Function(b"", b"", "method"), self._payload(program, nested), 1, None, link.max_task_retries)
+        task = Task(tid, Function(b"", b"", "method"), self._payload(program, nested), programs.returns(program), None,
+                    link.max_task_retries)
         task.parent = self.task
         self._retry(task, program)
         if nested:
             task.deps, task.pins = [], [ref.record for ref in nested]
-        task.entry = self.refs.own(ids.return_id(tid, 1), task)
         self.around.oracle.submitted(tid, program)
-        self.around.oracle.expect(task.entry.oid, programs.expected(program, [], []))
+        result = self._returns(task, program, programs.expected(program, [], []))
         self.calls.submit(link, task)
         self.stir()
-        return Ref(self, task.entry)
+        return result
 
     def kill_actor(self, handle: Handle, *, no_restart: bool) -> None:
         self.calls.kill(handle.actor)

@@ -10,6 +10,7 @@ from typing import Any
 
 from zray.base.causes import Cause
 from zray.core.waits.explaining import reasons_of, sentence
+from zray.handles.options import STREAMING
 from zray.owner.records import Task
 from zray.sim import programs
 from zray.sim.core import Core, CoreSurroundings
@@ -37,6 +38,7 @@ class SimDriver(Core):
         self.whys = Random(f"whys {around.seed} {number}")
         self.refs_held: list[Any] = []
         self.streams: list[Any] = []
+        self.generators: set[bytes] = set()  # the objects of the references to items
         self.maps: list[Any] = []
         self.handles: list[Any] = []
         self.script: Iterator[Any] | None = None
@@ -178,7 +180,7 @@ class SimDriver(Core):
         except ValueLost:
             return False
         for part in inner:
-            if inner_too:
+            if inner_too or ref.oid in self.generators:
                 self.refs_held.append(part)
             else:
                 part.drop()
@@ -233,6 +235,9 @@ class SimDriver(Core):
         if plan.maps and random.random() < 0.2:
             self._use_map(random)
             return
+        if plan.generators and random.random() < 0.25:
+            self._use_generator(random)
+            return
         if plan.storm and random.random() < 0.2:
             self._start_storm(random)
             return
@@ -253,7 +258,7 @@ class SimDriver(Core):
                 for ref in dict.fromkeys(deps + nested):
                     held.remove(ref)
                     ref.drop()
-            if programs.returns(program) < 0:
+            if programs.returns(program) == STREAMING:
                 if backpressure or random.random() < 0.7:
                     self.streams += made
                 else:
@@ -275,6 +280,25 @@ class SimDriver(Core):
             self.cancel(ref, force=force, recursive=random.random() < 0.5)
         else:
             self._use_actor(random) if plan.actors and self.handles else None
+
+    def _use_generator(self, random: Random) -> None:
+        """A generator whose items are returns, here, in a call, or in a task that waits for it."""
+        plan, held = self.around.plan, self.refs_held
+        program = programs.make_generator(random, plan.task_s_max)
+        what = random.random()
+        if what < 0.2 and self.handles:
+            made = self.call_for(random.choice(self.handles), program)
+        elif what < 0.4 and program[0] == "dynamic":
+            made = self.submit(["nested", program[1], 0.0, [program]])
+        else:
+            made = self.submit(program, random.sample(held, min(len(held), random.choice((0, 0, 1)))),
+                               retries=random.choice((0, 3, 3, -1)), strategy=self._strategy(random))
+            if program[0] == "dynamic":
+                self.generators.add(made[0].oid)
+        if plan.cancels and random.random() < 0.4:
+            self.around.oracle.happened["cancel"] += 1
+            self.later(random.uniform(0.0, 2 * plan.task_s_max), self._cancel_call, random.choice(made).again())
+        held += made
 
     def _use_map(self, random: Random) -> None:
         """A map; some items are read one by one, some are cancelled, and some maps are dropped at once."""

@@ -12,7 +12,7 @@ from typing import Any
 from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
 from zray.gcs.configuration.control import FENCED
-from zray.gcs.service import GcsService
+from zray.gcs.service import GcsPorts, GcsService
 from zray.node.daemon_machine import (
     DaemonMachine,
     DaemonPorts,
@@ -124,7 +124,9 @@ class SimNode(Process):
 
     def _compose(self, joined: m.NodeJoined | None) -> None:
         net, around, stores, me = self.net, self.around, self.around.stores, self.incarnation
-        self.gcs = GcsService(lambda: net.now, self._send, incarnation=me, node_id=self.node_id,
+        ports = GcsPorts(lambda: net.now, self._send, fenced=lambda reason: self._composed().fence(reason),
+                         configured=lambda config: self._composed().configured())
+        self.gcs = GcsService(ports, incarnation=me, node_id=self.node_id,
                               first=joined is None, hints=joined.gcs if joined is not None else None,
                               node_timeout_s=self.config.node_timeout_s)
         self.mesh.on_early = self.gcs.heard
@@ -146,6 +148,10 @@ class SimNode(Process):
             self.on_message(peer, code, message)
         self.stir()
         around.ready(self)
+
+    def _composed(self) -> DaemonMachine:
+        assert self.core is not None
+        return self.core
 
     def _ports(self) -> DaemonPorts:
         stores = self.around.stores

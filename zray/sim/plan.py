@@ -43,6 +43,7 @@ class Plan:
     bound: bool = False  # hard affinities, also to nodes that are gone
     starved: int = 0  # times that a daemon gets no turn for long, while its process answers
     maps: bool = False  # f.map
+    generators: bool = False  # whose items are the returns of their task
     stored: bool = False  # results that lie in a store
     loses: bool = False  # what lies on a node that dies may be lost
     transfers: bool = False  # reads from other nodes take time and may fail; some objects are on disk
@@ -74,7 +75,7 @@ class Plan:
             node_faults=faults,
             detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3,
             storm=random.choice((0, 0, 1, 2, 4)), maps=Random(f"maps {seed}").random() < 0.4,
-            whys=Random(f"whys {seed}").random() < 0.3,
+            whys=Random(f"whys {seed}").random() < 0.3, generators=Random(f"generators {seed}").random() < 0.3,
             stored=far or Random(f"stored {seed}").random() < 0.6, loses=loses, far=far,
             transfers=far or Random(f"transfers {seed}").random() < 0.5,
             starved=0 if one else Random(f"starved {seed}").choice((0, 0, 1, 2)))

@@ -5,7 +5,8 @@ is a generator; it yields its requests to the process:
 
     ("sleep", seconds)        time passes
     ("wait", [record, ...])   blocked in get until all are ready
-    ("item", number)          the next item of a generator
+    ("item", number)          the next item of a generator, which is sent
+    ("return", value)         the next item of a generator whose items are the returns of its task
     ("crash",)                the process ends here, without a message
     ("exit", may_restart)     the actor ends, and no call gets a reply
 
@@ -16,6 +17,8 @@ when it raises.  The oracle knows the errors that a fault may cause in its place
     raise   sleep, then an exception
     flaky   an exception that is retried while attempt < parts[0], then a number as for value
     many    parts[0] returns                       stream   parts[0] items
+    fixed   a generator of parts[1] items for parts[0] returns; then it raises while attempt < parts[2]
+    dynamic the same with num_returns="dynamic", without parts[0]: its value is their count, with references to them
     nested  children, waited for                   depend   put, a child that takes it as its argument
     give    a value with references inside: a put, a child's result, its arguments
     keep    keeps its arguments                    take     gets its borrowed references
@@ -36,11 +39,13 @@ from typing import Any
 
 import msgpack
 
+from zray.handles.options import DYNAMIC, STREAMING
 from zray.sched.resources import UNIT
 from zray.sim.failure import ValueLost
 from zray.worker.queue import ARGS
 
 FAILS = "fails"
+ALWAYS = 99  # in the place of attempts: it raises in each
 FRESH = {"LD_PRELOAD": "simulated"}
 MODULUS = 1 << 40
 LEAVES = ("value", "value", "value", "raise", "flaky", "crash", "many", "stream")
@@ -100,8 +105,24 @@ def group_of(task: list[Any]) -> str:
 
 
 def returns(program: list[Any]) -> int:
-    """num_returns: -1 for a generator."""
-    return {"many": lambda: program[3][0], "stream": lambda: -1}.get(program[0], lambda: 1)()
+    """num_returns, as on the wire."""
+    kind, parts = program[0], program[3]
+    return parts[0] if kind in ("many", "fixed") else {"stream": STREAMING, "dynamic": DYNAMIC}.get(kind, 1)
+
+
+def make_generator(random: Random, seconds_max: float) -> list[Any]:
+    """A generator whose items are the returns of its task."""
+    kind, x = random.choice(("fixed", "dynamic", "dynamic")), random.randrange(1 << 20)
+    count, until = random.randint(1, 4), random.choice((0, 0, 0, 1, 2, ALWAYS))
+    made = random.randint(0, 5) if random.random() < 0.4 else count
+    parts = [count, made, until] if kind == "fixed" else [made, until]
+    return [kind, x, random.choice((0.0, random.uniform(0, seconds_max))), parts]
+
+
+def items(program: list[Any], deps: list[Any]) -> list[Any]:
+    """The values of a generator's items, and FAILS at the end if it raises in each attempt."""
+    _, x, _, (*_, made, until) = program
+    return [*(mix(x, i, *deps) for i in range(made)), *[FAILS] * (until == ALWAYS)]
 
 
 def retried_errors(program: list[Any]) -> bool | list[str]:
@@ -109,7 +130,7 @@ def retried_errors(program: list[Any]) -> bool | list[str]:
     kind, x = program[:2]
     if kind == "map":
         return bool(program[3][0])
-    if kind == "flaky":
+    if kind == "flaky" or kind in ("fixed", "dynamic") and 0 < program[3][-1] < ALWAYS:
         return True if x % 2 else ["raised"]
     return (False, True, ["raised"], ["another"])[x % 4] if kind == "raise" else False
 
@@ -123,6 +144,10 @@ def expected(program: list[Any], deps: list[Any], nested: list[Any]) -> Any:
         return FAILS
     if kind in ("many", "stream"):
         return [mix(x, i, *deps) for i in range(parts[0])]
+    if kind == "fixed":
+        return [*items(program, deps), *[FAILS] * parts[0]][:parts[0]]
+    if kind == "dynamic":
+        return len(items(program, deps))
     if kind in ("nested", "burst"):
         return _of(x, [expected(part, [], []) for part in parts])
     if kind == "depend":
@@ -179,6 +204,15 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
             yield "item", mix(x, i, *deps)
             if seconds:
                 yield "sleep", seconds / 4
+        return None
+    if kind in ("fixed", "dynamic"):
+        for i in range(parts[-2]):
+            number = mix(x, i, *deps)
+            yield "return", number if number % 3 else Given(number, [core.put(mix(x, 7, i))])
+            if seconds:
+                yield "sleep", seconds / 4
+        if attempt < parts[-1]:
+            raise core.failure("task_error", "raised")
         return None
     if kind in ("nested", "burst"):
         return mix(x, *(yield from _children(core, [(part, [], []) for part in parts])))

@@ -7,6 +7,7 @@ Calls of a threaded or async actor run side by side; the machine starts them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -25,6 +26,7 @@ from zray.wire import messages as m
 from zray.worker.actors.life import CallGroup, sizes_of
 from zray.worker.machine import RUN, STOP, WorkerMachine
 from zray.worker.queue import EXTRA, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
+from zray.worker.run.generators import Items
 from zray.worker.run.nesting import NestedTasks
 from zray.worker.run.production import Production
 from zray.worker.run.results import with_extra
@@ -42,7 +44,8 @@ class Run:
         self.body: Any = None
         self.cancelled = False
         self.items = 0
-        self.production: Production | None = None  # of a generator
+        self.production: Production | None = None  # of a generator whose items are sent
+        self.made: Items | None = None  # of a generator whose items are returns
         self.outer: Run | None = None  # the run that waits for this one, which runs on its stack
         self.waits_for: list[Any] | None = None  # set while another run is on its stack
         self.owned: Any = None  # the Task, if this process owns it
@@ -266,6 +269,8 @@ class SimWorker(Core):
             return
         if task[RETURNS] == STREAMING:
             run.production = self.work.open_stream(task)
+        elif program[0] in ("fixed", "dynamic"):
+            run.made = Items(task, partial(self._encode_item, run.lease.owner), _raised)
         run.body = programs.run(program, deps, run.nested[:len(triples)], self, task[TASK_ATTEMPT])
         self._resume(run)
 
@@ -282,7 +287,8 @@ class SimWorker(Core):
             while True:
                 if run.cancelled:
                     run.body.close()
-                    self._end(run, [m.FAILED, "cancelled", {"task": run.task[TASK_ID]}])
+                    failure = [m.FAILED, "cancelled", {"task": run.task[TASK_ID]}]
+                    self._end(run, failure if run.made is None else run.made.failed(failure))
                     return
                 request = next(run.body)
                 if request[0] == "sleep":
@@ -298,14 +304,26 @@ class SimWorker(Core):
                     return
                 if request[0] == "item" and not self._item(run, request[1]):
                     return
+                if request[0] == "return" and not run.made.take(request[1]):  # type: ignore[union-attr]
+                    for ref in getattr(request[1], "refs", ()):  # one item too many: user code drops it
+                        ref.drop()
+                    run.body.close()
+                    self._end(run, run.made.ended())  # type: ignore[union-attr]
+                    return
                 if request[0] == "wait" and not self._wait(run, request[1]):
                     return
         except StopIteration as stop:
             self._end(run, self._returned(run, stop.value))
         except Failure as failure:
-            self._end(run, [m.FAILED, "task_error", {"root": failure.root}])
+            failed = [m.FAILED, "task_error", {"root": failure.root}]
+            self._end(run, failed if run.made is None else run.made.failed(failed))
+
+    def _encode_item(self, owner: bytes, value: Any, task: bytes, index: int) -> Any:
+        return self.result(value, owner, ids.return_id(task, index))
 
     def _returned(self, run: Run, value: Any) -> Any:
+        if run.made is not None:
+            return run.made.ended()
         if run.task[RETURNS] == STREAMING:
             return [0, [self.encode(0, [])], {"stream_len": run.items}]
         if type(value) is list and run.task[RETURNS] != 1:
@@ -434,3 +452,7 @@ class SimWorker(Core):
         self.work.check()
         main = sum(run.group is None and run.outer is None for run in self.runs.values()) + (self.map_run is not None)
         assert main == (self.work.queue.running is not None), "the queue does not know what runs"
+
+
+def _raised(error: BaseException) -> list[Any]:
+    return [m.FAILED, "task_error", {"root": "raised"}]

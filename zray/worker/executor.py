@@ -69,6 +69,7 @@ class TaskExecutor:
         self.streams: Generators = Streams(self)
         self.maps = MapRunner(self)
         self.inline = Inline(self)
+        self.made: dict[bytes, generators.Items] = {}  # by running tasks whose generators make their returns
 
     def install(self) -> None:
         """Register the handlers."""
@@ -199,20 +200,11 @@ class TaskExecutor:
 
     def run_queued(self) -> None:
         """Run entries until the queue is empty.  The hot path: local names, no lock, one clock read a task."""
-        queue = self.queue
-        popleft = queue.entries.popleft
-        table = self.table
-        marks = self.rt.marks
-        context = self.rt.context
-        interrupts = self.interrupts
+        rt, queue, table, interrupts, made = self.rt, self.queue, self.table, self.interrupts, self.made
+        marks, context, popleft = rt.marks, rt.context, queue.entries.popleft
+        events, room = self.events.pending, self.events.room
         clock = time.perf_counter_ns
-        load_args = serialization.load_args
-        encode = invoke.encode
-        rt = self.rt
-        none = serialization.NONE
-        generator = GeneratorType
-        events = self.events.pending
-        room = self.events.room
+        load_args, encode, none, generator = serialization.load_args, invoke.encode, serialization.NONE, GeneratorType
         current: ServedLease | None = None
         ends: list[Any] = []
         args: Any
@@ -233,9 +225,7 @@ class TaskExecutor:
                 self._enter(lease)
             marks[1] = sequence
             if type(task) is not list:
-                self.maps.run(lease, task)
-                queue.running = None
-                before = clock()
+                before = self._run_map(lease, task)
                 continue
             try:
                 task_id, attempt, key, payload, count, extra = task
@@ -250,8 +240,9 @@ class TaskExecutor:
                         args, kwargs = load_args(payload, (), (), register)
                         value = function(*args, **kwargs) if kwargs else function(*args)
                         if type(value) is generator:
-                            result = generators.run(rt, value, task, name)
+                            result = generators.run(rt, value, task, name, made)
                             interrupts.current = None
+                            del made[task_id]
                         else:
                             interrupts.current = None
                             result = none if value is None else encode(rt, value, task_id, 1)
@@ -267,7 +258,7 @@ class TaskExecutor:
                     interrupts.forget()
             except KeyboardInterrupt:  # requested during the user's code, raised just after it
                 interrupts.current = None
-                result = results.cancelled(task, "")
+                result = self.unfinished(task, results.cancelled(task, ""))
             marks[2] = sequence
             if result is not None:
                 ends.extend((sequence, result))
@@ -282,6 +273,12 @@ class TaskExecutor:
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:
                 self._flush_now()
                 before = clock()
+
+    def _run_map(self, lease: ServedLease, task: Any) -> int:
+        """Run the chunk of a map; returns when it ended, in ns."""
+        self.maps.run(lease, task)
+        self.queue.running = None
+        return time.perf_counter_ns()
 
     def _enter(self, lease: ServedLease) -> None:
         """The next task belongs to another lease than the last task."""
@@ -318,11 +315,13 @@ class TaskExecutor:
             if count == STREAMING:
                 result = self.streams.run(task, value, lease)
             elif count == DYNAMIC or (count and generators.is_generator(value)):
-                result = generators.run(self.rt, value, task, name)
+                result = generators.run(self.rt, value, task, name, self.made)
             else:
                 interrupts.current = None
                 result = invoke.returns(self.rt, value, task, name)
             interrupts.current = None
+            if self.made:
+                self.made.pop(task[TASK_ID], None)
         except BaseException as error:
             interrupts.current = None
             args = kwargs = None
@@ -411,8 +410,14 @@ class TaskExecutor:
                 self.machine.hand_back()
             self.surroundings.end(exit_code(error))  # the running task counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
-            return results.cancelled(task, name, waited=frames.passes(error, "zray.core.waits."))
-        return invoke.failure(error, name, self.where())
+            waited = frames.passes(error, "zray.core.waits.")
+            return self.unfinished(task, results.cancelled(task, name, waited=waited))
+        return self.unfinished(task, invoke.failure(error, name, self.where()))
+
+    def unfinished(self, task: list[Any], failure: list[Any]) -> Any:
+        """The wire result of a run that ends with this failure: with the items that its generator has made."""
+        items = self.made.pop(task[TASK_ID], None) if self.made else None
+        return failure if items is None else items.failed(failure)
 
     def where(self) -> invoke.CodePlace:
         """For the text of an error: where this process runs user code."""
@@ -459,7 +464,7 @@ class TaskExecutor:
             try:
                 result = self.run_one(task, ServedLease(self.rt.incarnation, 0), interrupts)
             except KeyboardInterrupt:  # requested during the user's code, raised just after it
-                result = results.cancelled(task, "")
+                result = self.unfinished(task, results.cancelled(task, ""))
             if interrupts.deferred:
                 interrupts.forget()
             outer = self.machine.lease

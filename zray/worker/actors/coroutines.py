@@ -143,7 +143,7 @@ class Coroutines:
         except asyncio.CancelledError:
             if self._ending:
                 return None  # the end of the actor cancelled it: the caller learns how the actor ended
-            value = cancelled(task, name)
+            value = executor.unfinished(task, cancelled(task, name))
         except BaseException as error:
             value = executor.failed(error, task, name, NO_INTERRUPTS)
         return executor.closing(task, value, borrowed)
@@ -159,7 +159,9 @@ class Coroutines:
         if task[RETURNS] == STREAMING:
             return await executor.streams.run_async(task, value, lease)
         if task[RETURNS] == DYNAMIC or (task[RETURNS] and is_generator(value)):
-            return await run_async(executor.rt, value, task, name, asyncio.CancelledError)
+            result = await run_async(executor.rt, value, task, name, executor.made, asyncio.CancelledError)
+            del executor.made[task[TASK_ID]]
+            return result
         return invoke.returns(executor.rt, value, task, name)
 
     # ------------------------------------------------------------ under the lock

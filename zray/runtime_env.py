@@ -43,6 +43,45 @@ class RuntimeEnv(dict[str, Any]):
         super().__init__({name: value for name, value in given.items() if value is not None})
         TASK_OPTIONS["runtime_env"].validate("runtime_env", self)
 
+    def __setitem__(self, name: str, value: Any) -> None:
+        """TypeError or ValueError for a value that is not valid there; the environment stays as it was."""
+        TASK_OPTIONS["runtime_env"].validate("runtime_env", {**self, name: value})
+        super().__setitem__(name, value)
+
+    def set(self, name: str, value: Any) -> None:
+        """The same as ``env[name] = value``."""
+        self[name] = value
+
+    def working_dir(self) -> Any:
+        """The folder, archive or URL as it was given; "" without one."""
+        return self.get("working_dir", "")
+
+    def has_working_dir(self) -> bool:
+        return "working_dir" in self
+
+    def py_modules(self) -> list[Any]:
+        return list(self.get("py_modules", ()))
+
+    def py_executable(self) -> str | None:
+        return self.get("py_executable")
+
+    def env_vars(self) -> dict[str, str]:
+        return self.get("env_vars", {})
+
+    def has_pip(self) -> bool:
+        return bool(self.get("pip"))
+
+    def pip_config(self) -> dict[str, Any]:
+        """What pip installs, ``{"packages": [...], ...}``; {} without."""
+        return spec.normal({"pip": self["pip"]})["pip"] if self.has_pip() else {}
+
+    def has_uv(self) -> bool:
+        return bool(self.get("uv"))
+
+    def uv_config(self) -> dict[str, Any]:
+        """What uv installs, ``{"packages": [...], ...}``; {} without."""
+        return spec.normal({"uv": self["uv"]})["uv"] if self.has_uv() else {}
+
     def to_dict(self) -> dict[str, Any]:
         return dict(self)
 

@@ -85,6 +85,30 @@ def test_a_config_is_the_same_as_its_dict_and_minus_one_is_no_limit():
     assert RuntimeEnv.deserialize(env.serialize()) == env and json.loads(env.serialize()) == env
 
 
+def test_an_environment_tells_its_parts():
+    env = RuntimeEnv(pip=["a", "a", "b"], env_vars={"A": "1"}, py_modules=["https://x/m.zip"],
+                     py_executable="python -u")
+    assert env.pip_config() == {"packages": ["a", "b"]} and env.has_pip()
+    assert (env.env_vars(), env.py_modules(), env.py_executable()) == ({"A": "1"}, ["https://x/m.zip"], "python -u")
+    assert not env.has_uv() and env.uv_config() == {}
+    empty = RuntimeEnv()
+    assert (empty.working_dir(), empty.py_modules(), empty.py_executable(), empty.env_vars()) == ("", [], None, {})
+    assert not empty.has_working_dir() and not empty.has_pip() and empty.pip_config() == {}
+
+
+def test_a_wrong_change_of_an_environment_is_refused_and_changes_nothing(tmp_path):
+    env = RuntimeEnv(env_vars={"A": "1"})
+    with pytest.raises(TypeError, match=r"runtime_env\['env_vars'\] must be of type Dict\[str, str\]"):
+        env["env_vars"] = {"A": 1}
+    with pytest.raises(ValueError, match="nope"):
+        env.set("nope", 1)
+    assert env == {"env_vars": {"A": "1"}}
+    env.set("working_dir", str(tmp_path))
+    assert env.has_working_dir() and env.working_dir() == str(tmp_path)
+    with pytest.raises(ValueError, match="cannot be specified at the same time"):
+        RuntimeEnv(pip=["a"])["uv"] = ["b"]
+
+
 def test_the_one_form_has_absolute_paths_and_reads_requirements(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "mod.py").write_text("")

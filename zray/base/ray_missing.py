@@ -27,11 +27,11 @@ MISSING: dict[str, str] = {
     **_of("dag.", "CollectiveOutputNode DAGOperationFuture GPUFuture plot", NOT_YET),
     "cluster_utils.AutoscalingCluster": "starts machines, and zray starts none",
     **_of("runtime_env.RuntimeEnv.", """
-        conda_config conda_env_name conda_uri env_vars extensions_fields get_extension has_conda has_pip
-        has_py_container has_uv has_working_dir image_uri java_jars known_fields nsight pip_config pip_uri plugin_uris
-        plugins py_container_image py_container_run_options py_container_worker_path py_executable py_modules
-        py_modules_uris rocprof_sys set uv_config uv_uri virtualenv_name working_dir working_dir_uri
-        """, NOT_YET),
+        conda_config conda_env_name conda_uri has_conda has_py_container image_uri java_jars nsight
+        py_container_image py_container_run_options py_container_worker_path rocprof_sys""", NOT_YET),
+    **_of("runtime_env.RuntimeEnv.", """
+        extensions_fields get_extension known_fields pip_uri plugin_uris plugins py_modules_uris uv_uri virtualenv_name
+        working_dir_uri""", INSIDE),
     **_of("util.placement_group.", "check_placement_group_index validate_placement_group", NOT_YET),
     # device to device transport of tensors
     **_of("experimental.", """

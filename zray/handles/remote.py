@@ -563,6 +563,11 @@ def _user_method(method: ActorMethod) -> Any:
     return getattr(value, "__func__", value)
 
 
+def _method_doc(method: ActorMethod) -> str | None:
+    function = _user_method(method)
+    return None if function is None else function.__doc__  # None itself has a docstring from Python 3.13 on
+
+
 def _method_signature(method: ActorMethod) -> inspect.Signature:
     function = _user_method(method)
     if function is None:
@@ -574,7 +579,7 @@ def _method_signature(method: ActorMethod) -> inspect.Signature:
 
 class ActorMethod:
     # The docstring of an instance is that of the user's method.
-    __doc__ = OfInstance(lambda self: getattr(_user_method(self), "__doc__", None),  # type: ignore[assignment]
+    __doc__ = OfInstance(_method_doc,  # type: ignore[assignment]
                          "A method of an actor; ``remote`` calls it.  Keeps its handle, hence the actor, alive.")
     __signature__ = OfInstance(_method_signature)
     __slots__ = ("_handle", "_name", "_options", "_parameters")

@@ -98,6 +98,7 @@ class CollectiveHub:
         self.joined.add(rank)
         if handle is not None:
             self.handle, self.maker = handle, rank
+        del handle  # self.handle alone keeps this actor alive: a time-out below leaves this frame in a cycle
         failure, _ = await self.meet(("join",), rank, "init_collective_group", None, timeout_s)
         if failure:
             self.has_left = True

@@ -208,3 +208,14 @@ def test_shutdown_waits_for_a_map_that_nobody_reads(cluster, gate):
     executor.map(lambda _: gate.arrive(), range(50))
     executor.shutdown()
     assert gate.arrived == 50
+
+
+def test_a_future_that_its_user_ends_stops_no_other(executor, gate):
+    mine = executor.submit(gate.wait)
+    ref = ray.remote(gate.wait).remote()
+    theirs = ref.future()
+    mine.set_result("mine")
+    theirs.set_result("mine")
+    gate.open()
+    ray.get(ref)
+    assert executor.submit(abs, -3).result() == 3 and mine.result() == theirs.result() == "mine"

@@ -127,6 +127,7 @@ class Executor(futures.Executor):
     it raises, the calls raise ``concurrent.futures.BrokenExecutor``.
     ray_remote_args: options of the tasks, such as ``num_cpus``.
 
+    A ``with`` block that Ctrl-C ends interrupts the calls that run, and waits for no others.
     It ends with the session in which it was made: futures without a result then raise BrokenExecutor.
     A future that has not started can be cancelled.  References among the arguments arrive as their values.  An
     exception is the one that the function raised; its ``__cause__`` has the traceback of the other process.
@@ -332,6 +333,11 @@ class Executor(futures.Executor):
             future.set_running_or_notify_cancel()
         if wait:
             self._join()
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> bool | None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.cancel_all()  # Ctrl-C interrupts the processes of a ProcessPoolExecutor, too
+        return super().__exit__(kind, error, traceback)
 
     def _join(self) -> None:
         while True:

@@ -191,7 +191,7 @@ class Futures:
             try:
                 self._finish(*item)
             except InvalidStateError:  # the user has ended this future; the others must not wait for ever
-                log_guarded(logging.WARNING, f"the future of {item[0].object_ref!r} had a result already: do not set it")
+                log_guarded(logging.WARNING, f"the future of {item[0].object_ref!r} has a result that zray did not set")
 
     def _finish(self, future: Future[Any], record: Any) -> None:
         if not future.running() and (future.done() or not future.set_running_or_notify_cancel()):

@@ -273,8 +273,10 @@ class Zygote:
             body = pipe.read()
         _, status = os.waitpid(between, 0)
         self.forks += len(specs)
-        report = msgpack.unpackb(body) if status == 0 else {
-            "spawned": [[spec["worker_id"], 0] for spec in specs], "error": "the process that forks workers was killed"}
+        if status:
+            self._answer([[spec["worker_id"], 0] for spec in specs], "the process that forks workers was killed")
+            return
+        report = msgpack.unpackb(body)
         self.workers.update(pid for _, pid in report["spawned"] if pid)
         self._answer(report["spawned"], report["error"])
 

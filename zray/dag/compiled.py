@@ -33,7 +33,8 @@ from zray.handles.connection import connected, has_ended
 
 DEATH_TIMEOUT_S = 10.0  # for the death of an actor to be known after its channels closed
 _ABSENT = object()
-ENDED = "The session of this compiled graph has ended: zray was shut down since. Compile a new graph after init()."
+SESSION_ENDED = ("The session of this compiled graph has ended: zray was shut down since. "
+                 "Compile a new graph after init().")
 CLOSED = ("The compiled graph was torn down, or one of its processes ended. Compile a new graph to go on.")
 
 
@@ -311,7 +312,7 @@ class CompiledDAG:
         except Exception:
             if not has_ended(self._runtime):
                 raise
-            return RayChannelError(ENDED)
+            return RayChannelError(SESSION_ENDED)
 
     def _death_of_actor(self) -> Exception | None:
         asked = self._ask("__ray_ready__")
@@ -331,7 +332,7 @@ class CompiledDAG:
         """References of a call of each actor; RayChannelError when the session of the graph is over."""
         methods = [getattr(actor, name) for actor in self._plan.actors]
         if has_ended(self._runtime):
-            raise RayChannelError(ENDED)
+            raise RayChannelError(SESSION_ENDED)
         return [self._runtime.call(method._handle, method._name, args, {}, method._options) for method in methods]
 
     def _close(self) -> None:

@@ -19,7 +19,7 @@ from zray.node.processes.linux import Ended
 from zray.node.running.supervision import end_signals
 
 FORKED_NAMES = ("zray-zygote", "zray-worker")  # of the zygote, the process through which it forks, and workers
-EXECUTED = b"from zray.node.processes.zygote import fresh"  # in the command of a worker that executes Python again
+FRESH_WORKER = b"from zray.node.processes.zygote import fresh"  # in the command of a worker that executes Python again
 
 
 class Children:
@@ -111,7 +111,7 @@ class Children:
     def _unreported(self) -> list[int]:
         """Children that are the zygote, or that it forked and no report has named yet."""
         return [pid for pid in linux.children(os.getpid()) if pid not in self.workers and pid not in self.helpers
-                and (linux.name_of(pid) in FORKED_NAMES or EXECUTED in linux.command_of(pid))]
+                and (linux.name_of(pid) in FORKED_NAMES or FRESH_WORKER in linux.command_of(pid))]
 
 
 def _kill_group(leader: int) -> None:

@@ -103,6 +103,20 @@ def test_a_build_ends_with_the_last_actor_that_waits_for_it(env, processes):
     assert ray.get(ray.remote(lambda: 1).remote()) == 1
 
 
+@pytest.mark.parametrize("how", ["task", "map"])
+def test_a_build_ends_with_the_last_task_that_waits_for_it(env, processes, how):
+    ray.init(num_cpus=2)
+    task = ray.remote(max_retries=0, runtime_env=env)(lambda _: 1)
+    refs = [task.remote(1), task.remote(2), task.remote(3)] if how == "task" else list(task.map(range(3)))
+    pids = processes()
+    for ref in refs:
+        ray.cancel(ref)
+        with pytest.raises(ray.exceptions.TaskCancelledError):
+            ray.get(ref)
+    all_end(pids)
+    assert ray.get(ray.remote(num_cpus=2)(lambda: 1).remote()) == 1, "the CPUs are free"
+
+
 def test_a_build_ends_with_its_guard_and_is_an_error_of_its_tasks(building):
     task, pids = building
     os.kill(pids[-1], signal.SIGKILL)

@@ -232,3 +232,18 @@ def test_torch_tensors_take_part_in_place(ranks):
     pytest.importorskip("torch", reason="torch is not installed")
     for tensor, part in ray.get([actor.torch_results.remote(rank) for rank, actor in enumerate(ranks)], timeout=60):
         assert tensor == [[6.0] * 3] * 2 and part == [[1.0] * 3] * 4
+
+
+def test_groups_end_with_the_session_and_their_names_are_free_in_the_next(fresh):
+    for _ in range(2):
+        ray.init(num_cpus=1)
+        collective.init_collective_group(1, 0, group_name="mine")
+        collective.barrier("mine")
+        collective.create_collective_group([ray.remote(type("Rank", (), {})).remote()], 1, [0], group_name="theirs")
+        assert collective.is_group_initialized("mine")
+        ray.shutdown()
+        assert not collective.is_group_initialized("mine")
+    with pytest.raises(RuntimeError, match="'mine' is not initialized in the process"):
+        collective.barrier("mine")
+    collective.destroy_collective_group("mine")
+    assert not ray.is_initialized()

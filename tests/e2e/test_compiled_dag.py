@@ -644,3 +644,33 @@ def test_actors_of_another_node_are_refused(fresh, grow):
     with InputNode() as value, pytest.raises(NotImplementedError, match="actors of one node"):
         far.add.bind(value).experimental_compile()
     assert ray.get(far.add.remote(1)) == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_graph_ends_with_its_session_and_starts_no_other(fresh, gate, is_async):
+    ray.init(num_cpus=1)
+    with InputNode() as value:
+        graph = Stage.remote().hold.bind(value, gate).experimental_compile(enable_asyncio=is_async)
+
+    async def wait():
+        result = await graph.execute_async(1)
+
+        async def value():
+            return await result
+
+        waiting = asyncio.ensure_future(value())
+        await asyncio.to_thread(gate.wait_arrived, 1)
+        await asyncio.to_thread(ray.shutdown)
+        await waiting
+
+    with pytest.raises(RayChannelError, match=r"zray was shut down since. Compile a new graph after init\(\)"):
+        if is_async:
+            asyncio.run(wait())
+        else:
+            result = graph.execute(1)
+            gate.wait_arrived(1)
+            ray.shutdown()
+            result.get()
+    graph.teardown()
+    graph.teardown(kill_actors=True)
+    assert not ray.is_initialized()

@@ -208,3 +208,30 @@ def test_shutdown_waits_for_a_map_that_nobody_reads(cluster, gate):
     executor.map(lambda _: gate.arrive(), range(50))
     executor.shutdown()
     assert gate.arrived == 50
+
+
+def test_a_future_that_its_user_ends_stops_no_other(executor, gate):
+    mine = executor.submit(gate.wait)
+    ref = ray.remote(gate.wait).remote()
+    theirs = ref.future()
+    mine.set_result("mine")
+    theirs.set_result("mine")
+    gate.open()
+    ray.get(ref)
+    assert executor.submit(abs, -3).result() == 3 and mine.result() == theirs.result() == "mine"
+
+
+@pytest.mark.parametrize("way", ["submit", "map"])
+def test_ctrl_c_in_a_with_block_interrupts_what_runs_and_drops_the_rest(cluster, gate, way):
+    with pytest.raises(KeyboardInterrupt), Executor() as executor:
+        if way == "submit":
+            made = [executor.submit(gate.wait) for _ in range(20)]
+        else:
+            results = executor.map(lambda _: gate.wait(), range(20))
+        gate.wait_arrived(1)
+        raise KeyboardInterrupt
+    if way == "submit":
+        assert all(future.done() for future in made)
+    else:
+        with pytest.raises((futures.CancelledError, ray.exceptions.TaskCancelledError)):
+            list(results)

@@ -22,6 +22,7 @@ from tests.e2e.target import until
 from zray.base.os_linux import write_private
 from zray.node.processes import linux
 from zray.node.running import launch, session as sessions
+from zray.util.state import list_workers
 
 STORE = 64 << 20
 
@@ -218,6 +219,33 @@ def test_a_killed_zygote_is_replaced(node):
     os.kill(zygote, signal.SIGKILL)
     until(lambda: [pid for pid in children_of(node.pid) if pid != zygote and name_of(pid) == "zray-zygote"])
     assert not ended(node.pid)
+
+
+def test_a_zygote_that_is_killed_while_it_forks_costs_no_worker_and_leaves_none_that_nobody_knows(fresh):
+    ray.init(num_cpus=2)
+
+    @ray.remote(num_cpus=0)
+    class Process:
+        def pids(self):
+            return os.getppid(), os.getpid()
+
+    first = Process.remote()
+    node, pid = ray.get(first.pids.remote())
+    others = []
+    for _ in range(3):
+        (zygote,) = until(lambda: [child for child in children_of(node) if name_of(child) == "zray-zygote"])
+        others += [Process.remote() for _ in range(5)]
+        ray.wait([others[-5].pids.remote()])  # of this batch, some are forked just now
+        os.kill(zygote, signal.SIGKILL)
+        until(lambda zygote=zygote: ended(zygote))
+    known = {own for _, own in ray.get([actor.pids.remote() for actor in (first, *others)])}
+    assert pid in known and len(known) == 16
+
+    def unknown():
+        listed = {row.pid for row in list_workers(limit=1000) if row.is_alive}
+        return set(workers_of(node)) - listed - known
+
+    until(lambda: not unknown(), lambda: f"{unknown()} are no workers of the node")
 
 
 def test_ctrl_c_in_the_terminal_spares_the_node(node):

@@ -28,7 +28,7 @@ class Lending(Parts):
         cluster_wide = SimpleNamespace(
             declare=lambda owner, job, key, demand, strategy, name, env: self.scheduler.declare(
                 owner, job, key, demand, strategy, name),
-            want=self.scheduler.want,
+            want=self.scheduler.want, revoke=self.scheduler.revoke,
             drop_owner=lambda owner: SimpleNamespace(leases=self.scheduler.drop_owner(owner)))
         self.leases = Leases(self.context, LeasePorts(
             {"NodeManagerAddress": "1.2.3.4"}, {}, self.scheduler, cluster_wide, self.pool, self.placements,
@@ -189,6 +189,19 @@ def test_the_end_of_an_owner_stops_an_installation_that_only_it_waits_for(node):
     node.leases.owner_ended(DRIVER)
     assert not node.placements and not node.environments.installations
     node.placements.check()
+
+
+def test_leases_that_wait_for_an_environment_go_when_they_are_not_wanted_any_more(node):
+    node.hear(DRIVER, m.LeaseKey(1, CPU, ENV, {}, "f"))
+    node.hear(DRIVER, m.LeaseWant(1, 3, 0))
+    assert len(node.placements) == 2, "as many as there are CPUs"
+    node.hear(DRIVER, m.LeaseWant(1, 1, 0))
+    assert len(node.placements) == 1 and node.environments.installations
+    node.hear(DRIVER, m.LeaseWant(1, 0, 0))
+    assert not node.placements and not node.environments.installations
+    assert node.scheduler.available() == {"CPU": 20_000}
+    node.hear(DRIVER, m.LeaseWant(1, 1, 0))
+    assert len(node.placements) == 1, "the count of grants is as the owner knows it"
 
 
 def test_workers_of_one_hook_do_not_serve_tasks_of_another(node):

@@ -12,6 +12,7 @@ from zray.base import errors
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.owner.calls import ALIVE, DEAD, RESTARTING, ActorCalls
+from zray.owner.maps import MapBatch
 from zray.owner.ports import SubmitterPorts
 from zray.owner.records import QUEUED, Entry, Function, Task
 from zray.owner.references import References
@@ -197,6 +198,37 @@ def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
     pushed = [task for push in owner.net.to(WORKER, m.PushTasks) for task in push.tasks]
     assert len(pushed) == 1
     owner.submitter.check()
+
+
+def test_cancelled_tasks_in_the_queue_want_no_lease_and_leave_it():
+    owner = Owner()
+    key = owner.submitter.key_for("key", {}, {}, {}, "f")
+    tasks = [owner.task(key) for _ in range(10)]
+    for task in tasks:
+        owner.submitter.submit(task)
+    owner.submitter.pump()
+    for task in tasks[1:]:
+        owner.submitter.cancel(task, False, True)
+        owner.submitter.check()
+    owner.submitter.pump()
+    assert list(key.queue) == tasks[:1]
+    owner.submitter.cancel(tasks[0], False, True)
+    owner.submitter.pump()
+    assert [said.want for said in owner.net.to(NODE, m.LeaseWant)] == [10, 1, 0] and not key.queue
+
+
+def test_cancelled_items_of_a_map_that_wait_for_a_lease_end_at_once():
+    owner = Owner()
+    key = owner.submitter.key_for("key", {}, {}, {}, "f")
+    batch = MapBatch(b"m" * 16, 1, owner.fn, key, range(5), False, 0)
+    owner.submitter.maps.submit(batch)
+    owner.submitter.pump()
+    for index in (2, 0, 4, 3, 3, 1):
+        owner.submitter.maps.cancel(batch, index, False)
+        assert batch.failures[index][1] == "cancelled" and sum(work.count for work in key.queue) == batch.remaining
+        owner.submitter.check()
+    owner.submitter.pump()
+    assert batch.remaining == 0 and not key.queue and owner.net.to(NODE, m.LeaseWant)[-1].want == 0
 
 
 def test_a_value_for_a_process_that_has_ended_pins_nothing():

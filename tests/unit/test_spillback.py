@@ -471,6 +471,15 @@ def test_a_grant_that_never_reached_its_owner_is_wanted_again():
     assert grants(home.step()) == 1
 
 
+def test_a_grant_that_never_reached_its_owner_is_not_made_again_when_it_is_not_wanted():
+    home = Home(alone=True)
+    (grant,) = [effect for effect in home.want(1) if isinstance(effect, Grant)]
+    assert not grants(home.want(0))
+    assert home.it.revoke(grant.lease, home.now)
+    assert not grants(home.step()) and not home.local.leases
+    assert grants(home.want(1)) == 1
+
+
 def test_a_node_that_gets_what_it_lacked_grants_what_waited():
     home = Home(alone=True)
     home.want(1, {"disk": U})

@@ -393,15 +393,19 @@ class LocalRuntime:
 
     def future(self, ref: ObjectRef) -> concurrent.futures.Future:
         future: concurrent.futures.Future = concurrent.futures.Future()
+        self.fulfil(future, ref)
+        return future
 
+    def fulfil(self, future: concurrent.futures.Future, ref: ObjectRef) -> None:
         def done(_: Any) -> None:
             try:
-                future.set_result(ref._record.result())
+                value = ref._record.result()
             except Exception as error:
                 future.set_exception(error)
+            else:
+                future.set_result(value)
 
         ref._record.future.add_done_callback(done)
-        return future
 
     def awaitable(self, ref: ObjectRef) -> Any:
         async def value() -> Any:

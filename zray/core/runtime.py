@@ -225,6 +225,10 @@ class Runtime:
     def future(self, ref: ObjectRef) -> Future[Any]:
         return self.futures.future(ref)
 
+    def fulfil(self, future: Future[Any], ref: ObjectRef) -> None:
+        """End ``future``, a GuardedFuture that runs, with the value or the error of ``ref``."""
+        self.futures.fulfil(future, ref)
+
     def map_future(self, refs: Any) -> Future[None]:
         return self.futures.map_future(refs)
 

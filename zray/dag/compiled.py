@@ -29,10 +29,12 @@ from zray.dag.node import DAGNode
 from zray.dag.plan import DRIVER, GraphPlan, PlannedCall, make_plan
 from zray.dag.references import CompiledDAGFuture, CompiledDAGRef, _Result
 from zray.dag.settings import CompileOptions
-from zray.handles.connection import connected
+from zray.handles.connection import connected, has_ended
 
 DEATH_TIMEOUT_S = 10.0  # for the death of an actor to be known after its channels closed
 _ABSENT = object()
+SESSION_ENDED = ("The session of this compiled graph has ended: zray was shut down since. "
+                 "Compile a new graph after init().")
 CLOSED = ("The compiled graph was torn down, or one of its processes ended. Compile a new graph to go on.")
 
 
@@ -113,6 +115,7 @@ class CompiledDAG:
     """A graph that is ready to run.  Several threads, and several coroutines, may use it."""
 
     def __init__(self, plan: GraphPlan, graph: str, channels: loop.Channels, options: CompileOptions):
+        self._runtime = connected()  # the graph asks its actors in no other session
         self._plan = plan
         self._graph = graph
         self._channels = channels
@@ -304,18 +307,33 @@ class CompiledDAG:
         if self.is_teardown:
             return RayChannelError(CLOSED)
         self._close()
-        asked = [actor.__ray_ready__.remote() for actor in self._plan.actors]
+        try:
+            return self._death_of_actor() or RayChannelError(CLOSED)
+        except Exception:
+            if not has_ended(self._runtime):
+                raise
+            return RayChannelError(SESSION_ENDED)
+
+    def _death_of_actor(self) -> Exception | None:
+        asked = self._ask("__ray_ready__")
         deadline = time.monotonic() + DEATH_TIMEOUT_S
         while asked:
-            done, asked = ray.wait(asked, timeout=max(0.0, deadline - time.monotonic()))
+            done, asked = self._runtime.wait(asked, 1, max(0.0, deadline - time.monotonic()))
             for ref in done:
                 try:
-                    ray.get(ref)
+                    self._runtime.get_one(ref)
                 except ray.exceptions.RayActorError as error:
                     return error
             if not done:
                 break
-        return RayChannelError(CLOSED)
+        return None
+
+    def _ask(self, name: str, *args: Any) -> list[Any]:
+        """References of a call of each actor; RayChannelError when the session of the graph is over."""
+        methods = [getattr(actor, name) for actor in self._plan.actors]
+        if has_ended(self._runtime):
+            raise RayChannelError(SESSION_ENDED)
+        return [self._runtime.call(method._handle, method._name, args, {}, method._options) for method in methods]
 
     def _close(self) -> None:
         """Close the channels, when no thread uses them any more.  Without the lock."""
@@ -334,17 +352,23 @@ class CompiledDAG:
         ``kill_actors`` ends the actors, too.  RayChannelTimeoutError when an actor goes on beyond the time-out.
         """
         self._close()
+        try:
+            self._finish(kill_actors)
+        except Exception:
+            if not has_ended(self._runtime):  # else the actors have ended, too
+                raise
+
+    def _finish(self, kill_actors: bool) -> None:
+        timeout = self._options.teardown_timeout
+        asked = [] if kill_actors else self._ask("__ray_call__", loop.finish, self._graph, timeout)
         with self._changed:
             actors, self._plan = self._plan.actors, self._plan._replace(actors=[])
-        if kill_actors:
+        if kill_actors and not has_ended(self._runtime):
             for actor in actors:
                 ray.kill(actor)
-            return
-        timeout = self._options.teardown_timeout
-        asked = [actor.__ray_call__.remote(loop.finish, self._graph, timeout) for actor in actors]
         for ref in asked:
             try:
-                ended = ray.get(ref, timeout=None if timeout is None else 2 * timeout)
+                ended = self._runtime.get_one(ref, None if timeout is None else 2 * timeout)
             except ray.exceptions.RayActorError:
                 continue  # with its thread
             if not ended:

@@ -503,15 +503,17 @@ class Daemon:
         fresh interpreter."""
         from zray.node.processes.zygote import ZygoteLink
 
+        if not self.core.stopping:
+            self._zygote_answered()  # the last reports
         self.watcher.remove(self.zygote.sock.fileno())
         self.zygote.close()
         self.children.zygote = 0
         if self.core.stopping:
             return
+        self.children.zygote_ended()
         self.journal.note(f"the zygote ended ({ended}); starting another")
         self.zygote = ZygoteLink.execute(self.soft_limit)
         self.children.zygote = self.zygote.pid
-        self.children.expected = 0
         self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
         self.zygote.send({**self._zygote_base(), "began": list(self.children.workers)})
         for worker in list(self.machine.pool.workers.values()):

@@ -127,8 +127,7 @@ class MapRuns:
     def _cut(self, whole: MapChunk, leases: int) -> int:
         batch = whole.batch
         while whole.count and whole.first in batch.cancelled:
-            self._item_failed(batch, whole.first, [FAILED, "cancelled", {"task": batch.task_id(whole.first),
-                                                                         "name": batch.fn.name}])
+            self._item_cancelled(batch, whole.first)
             whole.first += 1
             whole.count -= 1
         if whole.count == 0:
@@ -256,6 +255,9 @@ class MapRuns:
         self._count_down(batch, 1)
         self._drop_results(batch)
 
+    def _item_cancelled(self, batch: MapBatch, index: int) -> None:
+        self._item_failed(batch, index, [FAILED, "cancelled", {"task": batch.task_id(index), "name": batch.fn.name}])
+
     def _requeue(self, batch: MapBatch, first: int, count: int, attempt: int) -> None:
         if attempt and count == 1:
             batch.attempts[first] = attempt
@@ -335,7 +337,18 @@ class MapRuns:
         return entry
 
     def cancel(self, batch: MapBatch, index: int, recursive: bool) -> None:
-        """Skip the item if it is not pushed yet; otherwise ask the worker that has it."""
+        """End the item if it is not pushed yet; otherwise ask the worker that has it."""
+        queue = batch.key.queue
+        for place, chunk in enumerate(queue):
+            if type(chunk) is MapChunk and chunk.batch is batch and chunk.first <= index < chunk.first + chunk.count:
+                del queue[place]
+                end = chunk.first + chunk.count
+                for first, count in (index + 1, end - index - 1), (chunk.first, index - chunk.first):
+                    if count:
+                        queue.insert(place, MapChunk(batch, first, count, chunk.attempt))
+                self.submitter.touch(batch.key)  # with its last item, it wants no lease any more
+                self._item_cancelled(batch, index)
+                return
         batch.cancelled.add(index)
         for lease in batch.key.leases.values():
             for chunk in lease.inflight.values():

@@ -132,7 +132,7 @@ class Key:
     """A scheduling key of this owner: its queue and its leases."""
 
     __slots__ = ("number", "demand", "env", "strategy", "name", "queue", "leases", "idle", "want", "granted",
-                 "status", "declared", "dirty", "failed")
+                 "status", "declared", "dirty", "failed", "skipped")
 
     def __init__(self, number: int, demand: dict, env: dict, strategy: dict, name: str):
         self.number = number
@@ -149,6 +149,7 @@ class Key:
         self.declared = False
         self.dirty = False
         self.failed: list[Any] | None = None  # the error of all its tasks, when none can ever run
+        self.skipped = 0  # at least so many works in the queue were cancelled; the queue skips them
 
 
 class Lease:

@@ -558,7 +558,8 @@ class Submitter:
             self.waiting -= 1
             self.fail(task, cancelled(task))
         elif task.state == QUEUED:
-            self.fail(task, cancelled(task))  # the queue skips it
+            self.fail(task, cancelled(task))
+            self._skip(task.key)
         elif task.lease is None:
             self.cancel_inline(task, recursive)
         elif force and self._is_running_alone(task):
@@ -567,6 +568,16 @@ class Submitter:
             self.net.send(task.lease.link.peer, CancelTask(task.tid, task.attempt, recursive))
             if force:
                 self.net.send(self.node, LeaseKill(task.lease.number, "cancelled by force"))
+
+    def _skip(self, key: Key) -> None:
+        """A task in the queue was cancelled: it wants no lease.  The queue is cleared of them when they are half."""
+        key.skipped += 1
+        if key.skipped * 2 >= len(key.queue):
+            kept = [work for work in key.queue if type(work) is MapChunk or work.state == QUEUED]
+            key.queue.clear()
+            key.queue.extend(kept)
+            key.skipped = 0
+            self.touch(key)
 
     def _is_running_alone(self, task: Task) -> bool:
         return len(task.lease.inflight) == 1

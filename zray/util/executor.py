@@ -15,7 +15,7 @@ from zray.api.calls import cluster_resources, remote
 from zray.base.errors import RayTaskError
 from zray.base.named_tuples import NamedTuple
 from zray.base.plain_numbers import plain
-from zray.core.waits.callbacks import GuardedFuture, when_done
+from zray.core.waits.callbacks import GuardedFuture
 from zray.handles.connection import connected, has_ended
 from zray.handles.refs import ObjectRef
 from zray.util._causes import raised_by_function
@@ -82,6 +82,21 @@ class _TaskFuture(GuardedFuture):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         return super().exception(self._block(timeout))
 
+    def set_result(self, result: Any) -> None:
+        """Called when the task has ended; as set_exception, with what ``get`` would raise."""
+        self._executor._ended(self)
+        super().set_result(result)
+        self._executor._shown_end(self)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        self._executor._ended(self)
+        super().set_exception(None if exception is None else self._executor._shown(exception))
+        self._executor._shown_end(self)
+
+    def fail(self, error: BaseException) -> None:
+        """End without a task."""
+        super().set_exception(error)
+
     def _block(self, timeout: float | None) -> float | None:
         """Wait until the task has ended; the seconds that are left for its future to show that."""
         timeout = plain(timeout)
@@ -112,6 +127,7 @@ class Executor(futures.Executor):
     it raises, the calls raise ``concurrent.futures.BrokenExecutor``.
     ray_remote_args: options of the tasks, such as ``num_cpus``.
 
+    A ``with`` block that Ctrl-C ends interrupts the calls that run, and waits for no others.
     It ends with the session in which it was made: futures without a result then raise BrokenExecutor.
     A future that has not started can be cancelled.  References among the arguments arrive as their values.  An
     exception is the one that the function raised; its ``__cause__`` has the traceback of the other process.
@@ -239,22 +255,25 @@ class Executor(futures.Executor):
         try:
             ref = self._task.remote(self._setup, fn, *args, **kwargs)
         except Exception as error:  # the arguments cannot be pickled, or the session is over
-            future.set_exception(error)
+            future.fail(error)
             return
         self._running[future] = future.object_ref = ref
-        when_done(ref.future(), lambda ended: self._ended(future, ended))
+        self._runtime.fulfil(future, ref)
 
-    def _ended(self, future: _TaskFuture, ended: futures.Future) -> None:
+    def _ended(self, future: _TaskFuture) -> None:
+        """Its task has ended: start others first, so that they run while the callers take this result."""
         with self._lock:
             self._running.pop(future, None)
             self._ending.add(future)
             if self._max_workers is None and self._takes_cpus:
                 self._measure()
             self._start_more()
-        self._end(future, ended)
-        with self._lock:
-            self._ending.discard(future)
-            self._idle.notify_all()
+
+    def _shown_end(self, future: _TaskFuture) -> None:
+        self._ending.discard(future)
+        if self._is_shut_down:
+            with self._lock:
+                self._idle.notify_all()
 
     def _measure(self) -> None:
         """Short calls: have more of them in flight, up to twice as many as a round before."""
@@ -265,13 +284,6 @@ class Executor(futures.Executor):
         fitting = int(self._ended_since * SHORT_AHEAD_S / max(now - self._since, 1e-6))
         self._ahead = max(self._in_flight_max, min(fitting, 2 * self._ahead, SHORT_AHEAD_MAX))
         self._ended_since, self._since = 0, now
-
-    def _end(self, future: _TaskFuture, ended: futures.Future) -> None:
-        error = ended.exception()
-        if error is None:
-            future.set_result(ended.result())
-        else:
-            future.set_exception(self._shown(error))
 
     def _shown(self, error: BaseException) -> BaseException:
         """The exception of the caller, for one that ``get`` raised."""
@@ -289,7 +301,7 @@ class Executor(futures.Executor):
             self._drop_maps(futures.BrokenExecutor(why))
         for future in pending:
             if future.set_running_or_notify_cancel():
-                future.set_exception(futures.BrokenExecutor(why))
+                future.fail(futures.BrokenExecutor(why))
         return futures.BrokenExecutor(why)
 
     def _drop_maps(self, why: BaseException) -> None:
@@ -321,6 +333,11 @@ class Executor(futures.Executor):
             future.set_running_or_notify_cancel()
         if wait:
             self._join()
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> bool | None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.cancel_all()  # Ctrl-C interrupts the processes of a ProcessPoolExecutor, too
+        return super().__exit__(kind, error, traceback)
 
     def _join(self) -> None:
         while True:

@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +49,16 @@ class Futures:
     def future(self, ref: ObjectRef) -> Future[Any]:
         """A future that gets the value or the error of ``ref``, and keeps ``ref`` alive."""
         future: Future[Any] = GuardedFuture()
+        self.fulfil(future, ref)
+        return future
+
+    def fulfil(self, future: Future[Any], ref: ObjectRef) -> None:
+        """As :meth:`future`, with a GuardedFuture of the caller."""
         future.object_ref = ref  # type: ignore[attr-defined]
         self._start()
         queue = self._queue
         assert queue is not None
         self._when_ready(future, ref._record, queue)
-        return future
 
     def map_future(self, refs: MapRefs) -> Future[None]:
         """A future that ends when every item of a map has ended.  It has no values and raises no item's error."""
@@ -86,7 +90,8 @@ class Futures:
             if self._refs.when_ready(record, arrived):
                 arrived(record)
                 return
-        when_done(future, done)
+        if not future.running():  # else nothing cancels it
+            when_done(future, done)
         self._kick()
 
     async def arrival(self, record: Any) -> None:
@@ -183,17 +188,22 @@ class Futures:
             if callable(item):
                 item()
                 continue
-            future, record = item
-            if not future.running() and not future.set_running_or_notify_cancel():
-                continue
             try:
-                value = self._values.load(record)
-            except NotReady:
-                self._when_ready(future, record, self._queue)
-            except BaseException as error:  # the future raises the task's exception again
-                future.set_exception(error)
-            else:
-                future.set_result(value)
+                self._finish(*item)
+            except InvalidStateError:  # the user has ended this future; the others must not wait for ever
+                log_guarded(logging.WARNING, f"the future of {item[0].object_ref!r} has a result that zray did not set")
+
+    def _finish(self, future: Future[Any], record: Any) -> None:
+        if not future.running() and (future.done() or not future.set_running_or_notify_cancel()):
+            return
+        try:
+            value = self._values.load(record)
+        except NotReady:
+            self._when_ready(future, record, self._queue)  # type: ignore[arg-type]
+        except BaseException as error:  # the future raises the task's exception again
+            future.set_exception(error)
+        else:
+            future.set_result(value)
 
 
 def _end(future: Future[None]) -> None:

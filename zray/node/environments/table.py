@@ -104,6 +104,10 @@ class EnvironmentTable:
     def waits(self, lease: int) -> bool:
         return lease in self._waiting
 
+    def waiting_leases(self) -> list[int]:
+        """Leases that wait for an installation, in the order in which they asked."""
+        return list(self._waiting)
+
     # ------------------------------------------------------------ outcomes; each returns the leases that waited
 
     def installed(self, number: int, equipment: dict[str, Any], sizes: dict[str, int], now: float) -> list[int]:

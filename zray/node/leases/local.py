@@ -3,6 +3,7 @@
     LeaseKey, LeaseWant   to a scheduler: of an owner here to the cluster's, of a foreign owner to this node's
     Grant                 a placement, which takes a worker of the right kind from the pool or waits for one
     a worker is ready     LeaseGrant to the owner; an actor's placement goes to its table, which may refuse
+    a lower LeaseWant     placements that wait for an environment, and that are not wanted any more, are given back
     LeaseReturn           the resources are free, the worker serves the next placement
     LeaseKill, a death, the owner's end
                           the resources are free once the worker has ended; its owner or actor gets the cause
@@ -104,6 +105,14 @@ class Leases:
             self._keys[peer, message.key].name = message.name
         scheduler = self._ports.scheduler if self._context.is_mine(peer) else self._ports.local
         scheduler.want(peer, message.key, message.want, message.granted, self._context.now)
+        for placement in self._waiting_for_environment(peer, message.key)[message.want:]:
+            self._placements.cancel_wait(placement)  # its task was cancelled: with the last lease, the build ends
+            scheduler.revoke(placement.lease, self._context.now)
+
+    def _waiting_for_environment(self, owner: bytes, key: int) -> list[Placement]:
+        """Leases that the owner has not got, because their environment is being installed; the oldest first."""
+        waiting = map(self._placements.__getitem__, self._ports.environments.waiting_leases())
+        return [placement for placement in waiting if placement.owner == owner and placement.key == key]
 
     def _return(self, peer: bytes, message: m.LeaseReturn) -> None:
         placement = self._held(peer, message.lease)

@@ -62,9 +62,14 @@ class Placements(dict[int, Placement]):
 
     def give_back(self, placement: Placement) -> None:
         """It still waits for its environment or a worker, and does not need one any more."""
+        self.cancel_wait(placement)
+        self._scheduler.release(placement.lease, self._context.now)
+
+    def cancel_wait(self, placement: Placement) -> None:
+        """As give_back; the caller gives the lease back to the scheduler."""
         if not self._environments.cancel(placement.lease):
             self._pool.cancel(placement.lease)
-        self.free(placement)
+        del self[placement.lease]
 
     def end(self, lease: int, reason: str) -> None:
         """Give it back, or kill its worker; no effect when it has ended."""

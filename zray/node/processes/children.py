@@ -19,6 +19,7 @@ from zray.node.processes.linux import Ended
 from zray.node.running.supervision import end_signals
 
 FORKED_NAMES = ("zray-zygote", "zray-worker")  # of the zygote, the process through which it forks, and workers
+FRESH_WORKER = b"from zray.node.processes.zygote import fresh"  # in the command of a worker that executes Python again
 
 
 class Children:
@@ -89,13 +90,28 @@ class Children:
         """
         for incarnation in list(self.pids):
             self.kill(incarnation)
-        forks = [pid for pid in linux.children(os.getpid())
-                 if pid not in self.workers and linux.name_of(pid) in FORKED_NAMES]
-        if self.zygote:
+        forks = self._unreported()
+        if self.zygote and self.zygote not in forks:
             forks.append(self.zygote)
         for pid in forks:
             os.kill(pid, signal.SIGKILL)
         return bool(self.workers or self.helpers or forks)
+
+
+    def zygote_ended(self) -> None:
+        """Its reports have been read: end what it forked and did not report, since nobody knows those workers."""
+        self.zygote = self.expected = 0
+        self._strays.clear()
+        while forks := self._unreported():  # with the intermediate process, its children become ours
+            for pid in forks:
+                os.kill(pid, signal.SIGKILL)
+            for pid in forks:
+                os.waitpid(pid, 0)
+
+    def _unreported(self) -> list[int]:
+        """Children that are the zygote, or that it forked and no report has named yet."""
+        return [pid for pid in linux.children(os.getpid()) if pid not in self.workers and pid not in self.helpers
+                and (linux.name_of(pid) in FORKED_NAMES or FRESH_WORKER in linux.command_of(pid))]
 
 
 def _kill_group(leader: int) -> None:

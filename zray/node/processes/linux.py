@@ -112,6 +112,15 @@ def name_of(pid: int) -> str:
         return ""
 
 
+def command_of(pid: int) -> bytes:
+    """The command line of a process, its arguments separated by zero bytes; empty when no such process runs."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def children(pid: int) -> list[int]:
     """The processes whose parent is ``pid``, whichever of its threads started them."""
     found: list[int] = []

@@ -20,6 +20,9 @@ not.  So the zygote kills the process groups of the workers that live, and ends.
 Workers are forked twice.  An intermediate process exits at once, so that the daemon, a subreaper,
 becomes the parent and can wait for the worker by pidfd; one such process serves a whole batch.  The
 answer leaves only after it was collected: from then on the daemon *is* the parent.
+
+    the intermediate process is killed    the workers that it forked end, and the answer says that the fork failed
+    the zygote is killed or fails         the daemon ends forks without a report, and starts another; workers go on
 """
 
 from __future__ import annotations
@@ -218,15 +221,12 @@ class Zygote:
             sys._clear_type_cache()
 
     def serve(self) -> None:
-        try:
-            self.prepare()
+        self.prepare()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the daemon died before our answer
             self._serve()
-        except BrokenPipeError:
-            pass  # the daemon died before our answer
-        finally:
-            for pid in self.workers:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+        for pid in self.workers:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
 
     def _serve(self) -> None:
         buffer = bytearray()
@@ -264,12 +264,19 @@ class Zygote:
             self._answer([[spec["worker_id"], 0] for spec in specs], f"cannot fork: {error}")
             return
         if between == 0:
-            self._between(specs, write)
+            try:
+                self._between(specs, write)
+            finally:  # whatever happens in this copy, it must not go on as a zygote
+                os._exit(1)
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
-            report = msgpack.unpackb(pipe.read())
-        os.waitpid(between, 0)
+            body = pipe.read()
+        _, status = os.waitpid(between, 0)
         self.forks += len(specs)
+        if status:
+            self._answer([[spec["worker_id"], 0] for spec in specs], "the process that forks workers was killed")
+            return
+        report = msgpack.unpackb(body)
         self.workers.update(pid for _, pid in report["spawned"] if pid)
         self._answer(report["spawned"], report["error"])
 
@@ -283,6 +290,7 @@ class Zygote:
         text = ""
         between = os.getpid()
         gate, gate_write = os.pipe()  # closes when this process ends: the workers wait for that without spinning
+        passes, passes_write = os.pipe()  # has a byte for each worker, once their pids are reported
         for serial, spec in enumerate(specs, self.forks):
             try:
                 pid = os.fork()
@@ -292,12 +300,14 @@ class Zygote:
             else:
                 if pid == 0:
                     os.close(gate_write)
-                    self._child({**self.base, **spec}, serial, gate, between)
+                    os.close(passes_write)
+                    self._child({**self.base, **spec}, serial, (gate, passes), between)
             spawned.append([spec["worker_id"], pid])
         os.write(write, msgpack.packb({"spawned": spawned, "error": text}))
+        os.write(passes_write, bytes(len(spawned)))
         os._exit(0)
 
-    def _child(self, spec: dict[str, Any], serial: int, gate: int, between: int) -> None:
+    def _child(self, spec: dict[str, Any], serial: int, gates: tuple[int, int], between: int) -> None:
         """In the worker: become a clean process, then run.  Never returns."""
         code = 1
         try:
@@ -310,7 +320,7 @@ class Zygote:
             linux.restore_descriptor_limit(self.soft_limit)
             _reseed(serial)
             restore_blas_variables()
-            self._join_daemon(gate, between)
+            self._join_daemon(*gates, between)
             _redirect(spec)  # after that: a worker whose node has ended makes no file in its session
             if "start" in spec:
                 _execute(spec)
@@ -331,9 +341,11 @@ class Zygote:
                     pass  # a full disk, or user code closed it; no reader is left
             os._exit(code)
 
-    def _join_daemon(self, gate: int, between: int) -> None:
+    def _join_daemon(self, gate: int, passes: int, between: int) -> None:
         """Wait until the daemon is the parent, then die with it (the signal is bound to the parent at that moment)."""
         os.read(gate, 1)
+        if not os.read(passes, 1):
+            os._exit(1)  # the intermediate process died before its report: nobody knows this worker
         while os.getppid() == between:  # the kernel closes descriptors a moment before it reparents children
             time.sleep(0.0002)
         linux.die_with_parent(self.daemon)

@@ -137,12 +137,13 @@ class BottomUpScheduler:
         return self.spillback.cancel_request(token)
 
     def revoke(self, lease: int, now: float) -> bool:
-        """As LocalScheduler.revoke: a grant of this node never reached its owner, so the owner wants it again."""
+        """As LocalScheduler.revoke: a grant of this node never reached its owner, who may want it again."""
         held = self.local.leases.get(lease)
         if held is None or not self.local.revoke(lease, now):
             return False
-        if held.entry.token is None:
-            self.spillback.revoked(held.entry.owner, held.entry.key, now)
+        owner, key = held.entry.owner, held.entry.key
+        if held.entry.token is None and (share := self.spillback.revoked(owner, key, now)) is not None:
+            self.local.want(owner, key, share.want, share.granted, now)  # before it grants what is not wanted again
         return True
 
     # -------------------------------------------------------------- other nodes

@@ -160,15 +160,20 @@ class Spillback:
         self._balance(entry, now)
         return True
 
-    def revoked(self, owner: bytes, key: int, now: float) -> None:
-        """A grant of home never reached its owner (LocalScheduler.revoke): home owes it again."""
+    def revoked(self, owner: bytes, key: int, now: float) -> Share | None:
+        """A grant of home never reached its owner (LocalScheduler.revoke): home owes it again, if it is wanted.
+
+        Home has its own count of what it owes: it gets ours, the share that is returned.
+        """
         entry = self.entries.get((owner, key))
-        if entry is not None and entry.granted:
-            entry.shares[self.home].granted -= 1
-            entry.granted -= 1
-            entry.grants_seen = min(entry.grants_seen, entry.granted)
-            self._dirty[entry, self.home] = None  # home has its own count of what it owes; now it gets ours
-            self._balance(entry, now)
+        if entry is None or not entry.granted:
+            return None
+        share = entry.shares[self.home]
+        share.granted -= 1
+        entry.granted -= 1
+        entry.grants_seen = min(entry.grants_seen, entry.granted)
+        self._balance(entry, now)
+        return share
 
     def status(self, node: bytes, owner: bytes, key: int, cause: int, detail: str, now: float,
                token: Any = None) -> None:

@@ -12,6 +12,7 @@ from zray.api.calls import get, get_actor, remote
 from zray.base.errors import RayActorError
 from zray.base.plain_numbers import plain
 from zray.core.runtime_context import get_runtime_context
+from zray.handles.connection import current, has_ended
 from zray.util.collective._group import CollectiveGroup
 from zray.util.collective._hub import HUB_CALLS_MAX, CollectiveHub
 from zray.util.collective.types import Backend, ReduceOp
@@ -22,6 +23,7 @@ OF_A_GPU = ("A tensor of a GPU cannot take part: copy it to the CPU (tensor.cpu(
 
 _groups: dict[str, CollectiveGroup] = {}  # of this process
 _declared: dict[str, Any] = {}  # hubs of the groups that this process declared for its actors
+_runtimes: list[Any] = []  # the one of the session of all these, if there are any
 
 
 def nccl_available() -> bool:
@@ -44,6 +46,7 @@ def is_backend_available(backend: str) -> bool:
 
 def is_group_initialized(group_name: str = "default") -> bool:
     """Whether this process is a rank of the group."""
+    _forget_ended_session()
     return group_name in _groups
 
 
@@ -90,6 +93,7 @@ def init_collective_group(world_size: int, rank: int, backend: str = Backend.GLO
     if holds:
         get(hub.release.remote())
     _groups[group_name] = group
+    _runtimes[:] = [current()]
 
 
 def create_collective_group(actors: list[Any], world_size: int, ranks: list[int], backend: str = Backend.GLOO,
@@ -116,6 +120,7 @@ def create_collective_group(actors: list[Any], world_size: int, ranks: list[int]
     get([hub.watch.remote(rank, [actor.__ray_call__.remote(_join_declared, group_name)])
          for actor, rank in zip(actors, ranks)])
     _declared[group_name] = hub
+    _runtimes[:] = [current()]
 
 
 def destroy_collective_group(group_name: str = "default") -> None:
@@ -219,7 +224,7 @@ def _find(group_name: str) -> CollectiveGroup | None:
     """The group of this process; a declared one is joined now."""
     _check_name(group_name)
     found = _groups.get(group_name)
-    actor = get_runtime_context().get_actor_id() if found is None else None
+    actor = get_runtime_context().get_actor_id() if found is None and current() is not None else None
     if found is not None or actor is None:
         return found
     try:
@@ -231,6 +236,7 @@ def _find(group_name: str) -> CollectiveGroup | None:
         made = CollectiveGroup(group_name, hub, world_size, rank, timeout_s)
         found = _groups.setdefault(group_name, made)  # another thread of the actor may join it, too
         if found is made:
+            _runtimes[:] = [current()]
             found.show_presence()
     return found
 
@@ -256,7 +262,16 @@ def get_group_handle(group_name: str = "default") -> CollectiveGroup:
 # ---------------------------------------------------------------- checks
 
 
+def _forget_ended_session() -> None:
+    """Groups end with the session of their process; their names are free in the next."""
+    if _runtimes and has_ended(_runtimes[0]):
+        _groups.clear()
+        _declared.clear()
+        _runtimes.clear()
+
+
 def _check_name(group_name: Any) -> None:
+    _forget_ended_session()
     if not isinstance(group_name, str) or not group_name:
         raise ValueError(f"group_name '{group_name}' needs to be a string with at least one character.")
 

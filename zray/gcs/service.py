@@ -425,12 +425,12 @@ class GcsService(Host):
 
     def reads_until(self, until: float) -> None:
         for replica in self.replicas.values():
-            if len(replica.config.members) > 1:
+            if not replica.config.reads_freely:
                 replica.grant_lease(replica.config.epoch, until)
                 self._emit(replica.replay(self._now()))
 
     def _reads_until(self, chain: ChainConfig) -> float:
-        return math.inf if len(chain.members) == 1 else self.control.lease.until
+        return math.inf if chain.reads_freely else self.control.lease.until
 
     def declare_dead(self, node: bytes, reason: str) -> None:
         self.nodes.set_state(node, DEAD, reason)

@@ -516,8 +516,7 @@ class ChainReplica:
         self._collected = None
         self.acknowledge_at = math.inf
         self._acknowledged = self.applied
-        # A chain of one has no other that could go on; else the decider grants leases.
-        self.lease_until = math.inf if len(self.config.members) == 1 else -math.inf
+        self.lease_until = math.inf if self.config.reads_freely else -math.inf  # the decider grants the others
 
     def _wipe(self) -> None:
         self.state = ReplicatedState()

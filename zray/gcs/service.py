@@ -261,8 +261,9 @@ class GcsService(Host):
         """
         if self._held:
             self._run(self._synced)
-        for peer, message in self._chained.take():
-            self._send_out(peer, message)
+        if self._chained:
+            for peer, message in self._chained.take():
+                self._send_out(peer, message)
 
     # ------------------------------------------------------------ messages
 
@@ -361,7 +362,7 @@ class GcsService(Host):
                 self._emit(self._handle(*self._local.popleft()) if self._local else self._synced())
         finally:
             self._pumping = False
-        if not group:
+        if not group and self._chained:
             for peer, message in self._chained.take():
                 self._send_out(peer, message)
 

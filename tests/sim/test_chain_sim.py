@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zray.gcs.configuration.control import ALIVE
+from zray.gcs.configuration.register import LEASE_S, PROMISE_S
 from zray.sim.chain import CHAIN_NODE_TIMEOUT_S, SIM_SHARDS, SimStore, register_step
 from zray.sim.linearizability import Operation, check
 from zray.sim.network import Faults
@@ -111,6 +112,17 @@ def test_a_node_that_is_late_while_its_process_answers_is_not_declared_dead_and_
         assert all(row.state == ALIVE for node in store.up() for row in node.service.control.rows.values()), seed
         starved += store.starvings
     assert starved > SEEDS_A_TEST
+
+
+def test_reads_stay_linearizable_when_clocks_drift_as_far_as_leases_allow(monkeypatch):
+    """The fastest clock against the slowest: a little less than PROMISE_S to LEASE_S."""
+    drift = 0.11
+    assert (1 + drift) / (1 - drift) < PROMISE_S / LEASE_S
+    monkeypatch.setattr("zray.sim.chain.CLOCK_DRIFT", drift)
+    for seed, kinds in ((700, "pihj"), (701, "cspihjl"), (702, "sihjl")):
+        store = drive(seed, kinds, nodes=5)
+        assert_linearizable(store)
+        assert_watches_complete(store)
 
 
 def test_one_seed_is_one_schedule():

@@ -271,8 +271,9 @@ class GcsService(Host):
         """
         if self._held:
             self._run(self._synced)
-        for peer, message in self._chained.take():
-            self._send_out(peer, message)
+        if self._chained:
+            for peer, message in self._chained.take():
+                self._send_out(peer, message)
 
     # ------------------------------------------------------------ messages
 
@@ -371,7 +372,7 @@ class GcsService(Host):
                 self._emit(self._handle(*self._local.popleft()) if self._local else self._synced())
         finally:
             self._pumping = False
-        if not group:
+        if not group and self._chained:
             for peer, message in self._chained.take():
                 self._send_out(peer, message)
 
@@ -436,12 +437,12 @@ class GcsService(Host):
 
     def reads_until(self, until: float) -> None:
         for replica in self.replicas.values():
-            if len(replica.config.members) > 1:
+            if not replica.config.reads_freely:
                 replica.grant_lease(replica.config.epoch, until)
                 self._emit(replica.replay(self._now()))
 
     def _reads_until(self, chain: ChainConfig) -> float:
-        return math.inf if len(chain.members) == 1 else self.control.lease.until
+        return math.inf if chain.reads_freely else self.control.lease.until
 
     def declare_dead(self, node: bytes, reason: str) -> None:
         self.nodes.set_state(node, DEAD, reason)

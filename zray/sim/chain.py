@@ -302,8 +302,9 @@ class SimStore:
     """Nodes and clients on one SimNetwork."""
 
     def __init__(self, seed: int, nodes: int = 4, clients: int = 4, operations: int = 25, keys: int = 6,
-                 faults: Faults | None = None) -> None:
-        self.net = SimNetwork(seed, faults)
+                 faults: Faults | None = None, network: SimNetwork | None = None) -> None:
+        """``network``: instead of one with ``seed`` and ``faults``."""
+        self.net = network or SimNetwork(seed, faults)
         self.keys = keys
         self.nodes: dict[bytes, SimGcsNode] = {}
         self.recorded: dict[tuple[bytes, int], RecordingReplica] = {}

@@ -41,6 +41,14 @@ class ChainConfig(NamedTuple):
     def tail(self) -> bytes:
         return self.members[-1]
 
+    @property
+    def reads_freely(self) -> bool:
+        """Whether the tail needs no lease: no other replica could go on without it.
+
+        A joining replica could, once it is promoted; the tail may not hear of that before it is removed.
+        """
+        return len(self.members) == 1 and not self.joining
+
     def since_of(self, name: bytes) -> int:
         """The epoch from which ``name`` takes part; 0 when it does not."""
         if name in self.members:
@@ -118,17 +126,21 @@ class ClusterConfig(_ClusterFields):
 
     @cached_property
     def reading(self) -> frozenset[bytes]:
-        """Tails of chains of several, which need promises to read.  (A chain of one has no other that could go on.)"""
-        return frozenset(chain.tail for chain in self.chains if len(chain.members) > 1)
+        """Tails that need promises to read."""
+        return frozenset(chain.tail for chain in self.chains if not chain.reads_freely)
+
+    def tails_of(self, name: bytes) -> frozenset[int]:
+        """Shards of which ``name`` is the tail."""
+        return frozenset(shard for shard, chain in enumerate(self.chains) if chain.tail == name)
 
     def may_become(self, value: ClusterConfig) -> bool:
         """Whether ``value`` is a next generation: of the same shards, with at most one voter more or one less."""
         return (value.generation == self.generation + 1 and len(value.chains) == len(self.chains)
                 and len(set(self.voters) ^ set(value.voters)) <= 1)
 
-    def removed_by(self, value: ClusterConfig) -> set[bytes]:
-        """Members of a chain here that are no members of that chain in ``value``."""
-        return {name for mine, other in zip(self.chains, value.chains, strict=False)
+    def removed_by(self, value: ClusterConfig) -> set[tuple[int, bytes]]:
+        """(shard, member) of each member of a chain here that is no member of that chain in ``value``."""
+        return {(shard, name) for shard, (mine, other) in enumerate(zip(self.chains, value.chains, strict=False))
                 for name in mine.members if name not in other.members}
 
     def pack(self) -> list:

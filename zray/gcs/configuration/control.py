@@ -114,7 +114,7 @@ class Control:
         self._found: list[Report] = []  # the reports that _packed was made of
         self._packed: list[list[Any]] = []
         self._last_parsed: tuple[list, ClusterConfig | None] = [], None
-        self._failed_and_leaving: tuple[frozenset[bytes], ...] = ()  # as of the last wish
+        self._ends: tuple[frozenset[bytes], ...] = ()  # who failed, leaves, reads no more, as of the last wish
         # The configuration and the view for which there was nothing to decide.
         self._settled_for: tuple[ClusterConfig | None, ProposerView | None] = None, None
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
@@ -198,7 +198,7 @@ class Control:
         self.membership.expect(config.involved - involved, now)
         self.membership.dismiss(involved - config.involved, now)
         self.host.adopted(config)
-        return []
+        return self.acceptor.answer_early(now)
 
     def step_down(self) -> None:
         """This node can hold no replica any more; the next :meth:`step` reports it to the others."""
@@ -230,8 +230,7 @@ class Control:
     def step(self, now: float) -> Out:
         """Do everything that is due.  Call when a replica's report may have changed."""
         out: Out = []
-        if (self.leaving or self.stepping_down) and self.me not in self.released and any(
-                self.me in chain.members and len(chain.members) > 1 for chain in self.config.chains):
+        if (self.leaving or self.stepping_down) and self.me not in self.released and self._may_release():
             self.lease.release()
             self.host.reads_until(-math.inf)
             self.released.add(self.me)
@@ -278,14 +277,14 @@ class Control:
         if self.alone:
             return []
         view = self.view(now)
-        failed_and_leaving, held = (view.failed, view.leaving), self.proposer.held
+        ends, held = (view.failed, view.leaving, view.freed), self.proposer.held
         if held is not None:
-            if self.proposer.base is self.config and failed_and_leaving == self._failed_and_leaving:
+            if self.proposer.base is self.config and ends == self._ends:
                 # Voters already withhold leases from the tails being removed.  A new proposal, because more replicas
                 # have reported meanwhile, would make these and others wait again.
                 return self.proposer.propose(self.config, held, now) if now >= self.proposer.rest_until else []
             self.proposer.drop_wish()
-        self._failed_and_leaving = failed_and_leaving
+        self._ends = ends
         if self._settled_for[0] is self.config and self._settled_for[1] == view:
             return []
         wish = next_config(self.config, view)
@@ -331,9 +330,15 @@ class Control:
             waited=now >= self._adopted_at + JOINING_WAIT_S)
 
     def _reads(self, now: float) -> bool:
-        """Whether this node is a tail that needs promises.  (In a chain of one no other could go on: it needs none.)"""
+        """Whether this node is a tail that needs promises, and clients read from it."""
         return (self.me in self.config.reading and self.me not in self.released
                 and now - self.host.read_at() < LEASE_UNUSED_S)
+
+    def _may_release(self) -> bool:
+        """Whether others can read for this node: everywhere, or in a moment."""
+        mine = [chain for chain in self.config.chains if self.me in chain.members]
+        return any(len(chain.members) > 1 for chain in mine) and not any(
+            len(chain.members) == 1 and chain.joining for chain in mine)
 
     def _watch_over(self, now: float, *, afresh: bool = False) -> None:
         self.membership.watch_over(self._others() if self.is_voter else (), now, afresh=afresh)
@@ -385,6 +390,7 @@ class Control:
     def _on_heartbeat(self, peer: bytes, message: Heartbeat, now: float) -> Out:
         if message.generation < self.config.generation:
             return [(peer, ConfigIs(self.config.pack()))]
+        self.acceptor.heard_adopted(peer, message.generation)
         if message.generation > self.config.generation:
             return [(peer, Heartbeat(self.config.generation, [], [], []))]  # answered by ConfigIs
         reports = [Report(*said) for said in message.reports if _is_report(said)]

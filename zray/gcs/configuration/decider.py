@@ -60,7 +60,8 @@ def next_config(config: ClusterConfig, view: ProposerView) -> ClusterConfig | No
     if chains == config.chains:
         return None
     value = config._replace(generation=config.generation + 1, chains=chains, freed=())
-    return value._replace(freed=tuple(sorted(config.removed_by(value) & view.freed)))
+    removed = {name for _, name in config.removed_by(value)}
+    return value._replace(freed=tuple(sorted(removed & view.freed)))
 
 
 def next_voters(voters: tuple[bytes, ...], view: ProposerView) -> tuple[bytes, ...]:

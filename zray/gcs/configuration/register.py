@@ -17,13 +17,21 @@ Agreement does not need the majority of the *new* voters: it ensures that they c
 majority of the old ones has accepted can only be decided or wait for ever.  So a wish is not even offered before a
 majority of its voters has answered: one of them may be dead without any node knowing it.
 
-Voters also grant the leases under which a tail reads.  A voter that promised one accepts no configuration that takes
-that tail out of its chain until the promise has run out, unless the configuration lists the tail as freed.  Two rules
-make this hold across changes of the voters:
+Voters also grant the leases under which a tail reads.  A node has one lease for all shards of which it is the tail.  A
+voter with a promise to it accepts no configuration that takes the node out of a chain of which it may still believe to
+be the tail, until the promise has run out, unless the configuration lists the node as freed.  Which chains these are
+follows from the configurations: a node that has adopted generation g reads as a tail of g or of a later generation.  So
+the old tail of a shard that has moved leaves its chain as soon as it has adopted the move, and reads its other shards
+on.  Three rules make this hold across changes of the voters:
 
-* a voter grants only to a tail of its own generation, and not while it has accepted a next configuration: after g + 1
-  is chosen, no tail gathers a majority of the voters of g;
-* a voter that learns of another set of voters promises a lease to all members unasked.
+* a voter grants only to a tail of its own generation.  While it has accepted a next configuration, it grants only if
+  that one has the same voters and removes no tail that asks: after a g + 1 with other voters is chosen, no tail gathers
+  a majority of the voters of g;
+* a voter that learns of another set of voters, or misses a generation, promises a lease to all members unasked, for all
+  shards of those that it does not know to have adopted this generation;
+* a voter that learns the next generation counts its tails in: they read under the leases that they have.
+
+A request for a lease that overtakes a configuration is answered once that is learned.
 
 State is kept in memory only: a process that dies takes its vote with it, for ever.
 """
@@ -52,6 +60,8 @@ LEASE_S = 0.2
 # A voter that refused to remove a tail, because of a promise, lets it run out and leaves the proposer this long to ask
 # again.
 HOLD_S = 0.1
+# A member that has not said yet that it is no tail any more does so within a few round trips: ask again after this.
+ADOPTION_S = 0.01
 # A tail asks again after this long.
 LEASE_RENEW_S = 0.08
 # A proposer asks again after this long without an answer: some round trips under load.
@@ -74,21 +84,48 @@ class Acceptor:
         self.accepted: tuple[Ballot, ClusterConfig] | None = None
         self.accepted_at = 0.0
         self.leases: dict[bytes, float] = {}  # member of a chain -> when this voter's promise to it runs out
-        self._held: dict[bytes, float] = {}  # member that is to be removed -> no promise to it until then
+        self._may_read: dict[bytes, frozenset[int]] = {}  # the same members -> shards that they may read until then
+        self._adopted: dict[bytes, int] = {}  # member -> the last generation that it is known to have adopted
+        self._early: dict[bytes, LeaseAsk] = {}  # tail -> its last request, if it is to be answered later
+        self._held: dict[bytes, float] = {}  # tail that is to be removed -> no promise to it until then
 
     def learn(self, config: ClusterConfig, now: float) -> bool:
-        """``config`` is decided.  False when this voter knew it."""
+        """``config`` is decided.  False when this voter knew it.  Then call :meth:`answer_early`."""
         if config.generation <= self.config.generation:
             return False
+        follows = config.generation == self.config.generation + 1 and config.voters == self.config.voters
         self.leases = {name: until for name, until in self.leases.items() if until > now}
-        self._held.clear()
-        if config.generation != self.config.generation + 1 or config.voters != self.config.voters:
+        if not follows:
             for name in config.members:
                 self.leases[name] = now + PROMISE_S
+        self._adopted = {name: generation for name, generation in self._adopted.items() if name in config.involved}
+        self._adopted[self.me] = config.generation
+        shards = frozenset(range(len(config.chains)))
+        before, self._may_read = self._may_read, {}
+        for name in self.leases:
+            tails = config.tails_of(name)
+            if self._adopted.get(name, 0) < config.generation:
+                tails = tails | before[name] if follows else shards
+            self._may_read[name] = tails
+        self._held.clear()
         self.config = config
         self.promised = NO_BALLOT
         self.accepted = None
         return True
+
+    def heard_adopted(self, peer: bytes, generation: int) -> None:
+        """``peer`` has adopted that generation, so it answers no reads as a tail of an earlier one."""
+        if generation < self.config.generation or peer not in self.config.involved:
+            return
+        self._adopted[peer] = max(generation, self._adopted.get(peer, 0))
+        if peer in self.leases:
+            self._may_read[peer] = self.config.tails_of(peer)
+
+    def answer_early(self, now: float) -> Out:
+        """Answer the requests for leases that had to wait for the configuration that was just learned."""
+        early, self._early = self._early, {}
+        return [answer for peer, ask in early.items() if ask.generation >= self.config.generation
+                for answer in self.on_lease(peer, ask, now)]
 
     def on_prepare(self, peer: bytes, message: RegisterPrepare, base: ClusterConfig) -> Out:
         """``base`` is ``message.base``, learned before."""
@@ -114,30 +151,55 @@ class Acceptor:
             return []
         if (message.round, peer) < self.promised:
             return [(peer, RegisterRefused(value.generation, message.round, self.promised[0], 0.0))]
-        removed = base.removed_by(value).difference(value.freed)
-        wait = max((self.leases.get(name, now) - now for name in removed), default=0.0)
+        wait = self._wait(base, value, now)
         if wait > 0:
-            # Others may have accepted it too, and an accepted value must be decided: a promise renewed for ever
-            # would prevent that.
-            self._held.update((name, now + wait + HOLD_S) for name in removed)
             return [(peer, RegisterRefused(value.generation, message.round, self.promised[0], wait))]
         self.promised = (message.round, peer)
         self.accepted = (self.promised, value)
         self.accepted_at = now
         return [(peer, RegisterAccepted(value.generation, message.round))]
 
+    def _wait(self, base: ClusterConfig, value: ClusterConfig, now: float) -> float:
+        """Seconds until this voter may accept ``value``; from now on it promises nothing to tails that it removes."""
+        wait = 0.0
+        for shard, name in base.removed_by(value):
+            rest = self.leases.get(name, now) - now
+            if rest <= 0 or name in value.freed or shard not in self._may_read[name]:
+                continue
+            if base.chains[shard].tail == name:
+                # Others may have accepted the value too, and an accepted value must be decided: a promise renewed for
+                # ever would prevent that.
+                self._held[name] = now + rest + HOLD_S
+            else:
+                rest = min(rest, ADOPTION_S)
+            wait = max(wait, rest)
+        return wait
+
     def on_lease(self, peer: bytes, message: LeaseAsk, now: float) -> Out:
         """A tail asks whether it may go on."""
         if message.generation < self.config.generation:
             return [(peer, ConfigIs(self.config.pack()))]
-        if message.generation > self.config.generation or self.accepted is not None:
+        if peer not in self.config.involved:
+            return []
+        self.heard_adopted(peer, message.generation)
+        if message.generation > self.config.generation or not self._agrees_with_accepted(peer):
+            self._early[peer] = message
             return []
         if self.me not in self.config.voters or peer not in self.config.members:
             return []
         if self._held.get(peer, now) > now:
             return []
         self.leases[peer] = now + PROMISE_S
+        self._may_read[peer] = self.config.tails_of(peer)
         return [(peer, LeasePromise(message.generation, message.number))]
+
+    def _agrees_with_accepted(self, peer: bytes) -> bool:
+        """Whether a promise to ``peer`` leaves a value that this voter has accepted as good as it is."""
+        if self.accepted is None:
+            return True
+        value = self.accepted[1]
+        return value.voters == self.config.voters and not any(
+            name == peer and self.config.chains[shard].tail == name for shard, name in self.config.removed_by(value))
 
     def _stale(self, peer: bytes, base: ClusterConfig) -> Out:
         return [(peer, ConfigIs(self.config.pack()))] if base.generation < self.config.generation else []
@@ -145,6 +207,8 @@ class Acceptor:
     def check(self) -> None:
         assert self.accepted is None or self.accepted[0] <= self.promised
         assert self.accepted is None or self.accepted[1].generation == self.config.generation + 1
+        assert self._may_read.keys() == self.leases.keys()
+        assert all(name in self.config.involved or name == self.me for name in (*self._adopted, *self._early))
 
 
 class Proposer:

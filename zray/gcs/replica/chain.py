@@ -144,14 +144,6 @@ class ChainReplica:
         return self.state.sequence
 
     @property
-    def is_head(self) -> bool:
-        return self.config.head == self.me
-
-    @property
-    def is_tail(self) -> bool:
-        return self.config.tail == self.me
-
-    @property
     def serving(self) -> bool:
         """Whether this is a tail that may answer."""
         return self.is_tail and self.established
@@ -313,18 +305,19 @@ class ChainReplica:
     def _append(self, update: Update, now: float) -> Out:
         """Apply the next update of the history; at a serving tail that also commits it."""
         change = self.state.apply(update)
+        applied = self.state.sequence
         if self.journal is not None:
-            self.journal(self.applied, update)
+            self.journal(applied, update)
         if self._follower is not None:
             self._sent.append(update)
         elif self.is_tail and not self.established:  # it will have to answer this update once it may
             self._sent.append(update)
             self._bound_joiner_log()
         else:
-            self._sent_base = self.applied
-        if not self.serving:
+            self._sent_base = applied
+        if not (self.is_tail and self.established):
             return []
-        self.committed = self.applied
+        self.committed = applied
         self._bound_joiner_log()
         out = self._reply(update)
         if change is not None:
@@ -371,17 +364,18 @@ class ChainReplica:
             return []
         if follower.received < self._sent_base:
             return self._send_chunk(0)
+        applied = self.state.sequence
         first = max(follower.sent, follower.received) + 1
-        last = min(self.applied, follower.received + CHAIN_WINDOW)
+        last = min(applied, follower.received + CHAIN_WINDOW)
         if first > last:
-            nothing = ChainUpdates(self.config.epoch, first, [], self.applied, self.shard)
+            nothing = ChainUpdates(self.config.epoch, first, [], applied, self.shard)
             return [(follower.name, nothing)] if even_empty else []
         if follower.sent <= follower.received:
             follower.progress_at = now
         follower.sent = last
         start = first - self._sent_base - 1
         entries = [list(self._sent[i]) for i in range(start, last - self._sent_base)]
-        return [(follower.name, ChainUpdates(self.config.epoch, first, entries, self.applied, self.shard))]
+        return [(follower.name, ChainUpdates(self.config.epoch, first, entries, applied, self.shard))]
 
     def _commit_all(self) -> Out:
         """This replica is now the serving tail: all its updates are committed, so answer those without an answer."""
@@ -509,6 +503,8 @@ class ChainReplica:
 
     def _take_place(self) -> None:
         """Forget the progress of the neighbours of the last epoch; each reports its own in the new one."""
+        self.is_head = self.config.head == self.me  # kept here, for a put asks ten times
+        self.is_tail = self.config.tail == self.me
         self._predecessor = self.config.predecessor(self.me)
         name = self.config.successor(self.me)
         self._follower = _Follower(name) if name else None
@@ -516,8 +512,7 @@ class ChainReplica:
         self._collected = None
         self.acknowledge_at = math.inf
         self._acknowledged = self.applied
-        # A chain of one has no other that could go on; else the decider grants leases.
-        self.lease_until = math.inf if len(self.config.members) == 1 else -math.inf
+        self.lease_until = math.inf if self.config.reads_freely else -math.inf  # the decider grants the others
 
     def _wipe(self) -> None:
         self.state = ReplicatedState()

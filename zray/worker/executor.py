@@ -31,7 +31,7 @@ from zray.worker.execution import Generators
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
-from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, ServedLease
+from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
 from zray.worker.run import generators, invoke, results
 from zray.worker.run.cancel import Interrupts
 from zray.worker.run.functions import FunctionCache
@@ -233,7 +233,7 @@ class TaskExecutor:
                 self._enter(lease)
             marks[1] = sequence
             if type(task) is not list:
-                self.maps.run(lease, task)
+                self._run_other(lease, task)
                 queue.running = None
                 before = clock()
                 continue
@@ -282,6 +282,14 @@ class TaskExecutor:
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:
                 self._flush_now()
                 before = clock()
+
+    def _run_other(self, lease: ServedLease, work: Any) -> None:
+        """A chunk of a map; of an actor with checkpoints, a checkpoint or a call of an earlier life."""
+        if type(work) is QueuedChunk:
+            self.maps.run(lease, work)
+        else:
+            assert self.actor is not None and self.actor.saving is not None
+            self.actor.saving.run(lease, work)
 
     def _enter(self, lease: ServedLease) -> None:
         """The next task belongs to another lease than the last task."""

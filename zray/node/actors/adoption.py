@@ -32,6 +32,7 @@ class ActorAdoptionPorts(Ports):
     place: Callable[[Actor], None]  # look for a place
     lives_here: Callable[[bytes], None]  # the actor lives on this node, which is its home now
     homes_changed: Callable[[], None]  # requests that wait for a home of an actor try again
+    drop_checkpoints: Callable[[bytes], None]  # of that actor, on all nodes
 
 
 class ActorAdoption:
@@ -87,5 +88,7 @@ class ActorAdoption:
         def swapped(mine: bool) -> None:
             if mine and row["name"]:
                 names.release(row["ray_namespace"], row["name"], actor)
+            if mine and row.get("checkpoints"):
+                self._ports.drop_checkpoints(actor)
 
         names.swap_actor(actor, packed, ended, swapped)

@@ -41,6 +41,8 @@ class ActorPlacePorts(Ports):
     needs_place: Callable[[Actor], None]  # an actor with its home here needs a place; one with a hard affinity may fail
     unplace_elsewhere: Callable[[UnplaceRequest], Any]  # send it to another node
     detached_ended: Callable[[int], None]  # a detached actor of that job has ended
+    is_process: Callable[[bytes], bool]  # whether that is a live process of this node
+    drop_checkpoints: Callable[[bytes, set[bytes], str], None]  # see zray.node.actors.checkpoints
 
 
 class ActorPlaces:
@@ -168,10 +170,18 @@ class ActorPlaces:
         if actor.detached:
             self._ports.detached_ended(actor.job)
 
-    def record(self, actor: Actor) -> None:
-        self._ports.names.record_actor(actor.id, actor.record(self._context.me))
+    def record(self, actor: Actor, then: Callable[[], None] | None = None) -> None:
+        self._ports.names.record_actor(actor.id, actor.record(self._context.me), then)
         if actor.detached and actor.state == DEAD:
             self._ports.detached_ended(actor.job)
+
+    def has_ended(self, process: bytes) -> bool:
+        if self._context.is_mine(process):
+            return not self._ports.is_process(process)
+        return self._context.ends.has_ended(process)
+
+    def drop_checkpoints(self, actor: bytes, nodes: set[bytes], keep: str) -> None:
+        self._ports.drop_checkpoints(actor, nodes, keep)
 
     def erase(self, actor: bytes) -> None:
         self._ports.names.record_actor(actor, None)

@@ -229,6 +229,8 @@ class NodeMachine:
         if worker is None:
             return
         self.leases.worker_ended(worker, death)
+        if worker.actor:
+            self.checkpoints.worker_ended(worker.actor)
         self.counts["worker_deaths"] += worker.reason == ""
         exit_type, detail = self.ended_workers.add(worker, death, now)
         self.queries.process_ended(incarnation)

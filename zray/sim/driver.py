@@ -230,7 +230,7 @@ class SimDriver(Core):
         if plan.groups and random.random() < 0.15:
             self._use_group(random)
             return
-        if plan.checkpoints and random.random() < 0.3:
+        if plan.checkpoints and random.random() < plan.checkpoints:
             self._use_saved(random)
             return
         if plan.detached and random.random() < 0.15:

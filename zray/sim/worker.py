@@ -63,6 +63,7 @@ class SimWorker(Core):
         self.functions: set[bytes] = set()
         self.actor: m.ActorInit | None = None
         self.up = False
+        self.saving = False  # the state is being written
         self.state: list[int] = []  # of an actor with checkpoints: see zray.sim.applied
         self.heard = False  # the node knows the end of this actor
         self.started_under: dict[str, str] = {}
@@ -257,6 +258,7 @@ class SimWorker(Core):
         if taken is None:
             self._checkpointed(None, b"")
             return
+        self.saving = True
         name = file_name(self.actor.actor, self.actor.life, taken.start)
         packed = msgpack.packb([taken.start, taken.callers, self.state])
         self.later(self.net.random.uniform(0, 0.002), self._checkpointed, name, packed)
@@ -264,6 +266,7 @@ class SimWorker(Core):
     def _checkpointed(self, name: str | None, packed: bytes) -> None:
         logged = self.work.logged
         assert logged is not None
+        self.saving = False
         if name is not None:
             if self.host.alive:
                 self.host.files.write(name, 0, packed, True)
@@ -496,5 +499,6 @@ class SimWorker(Core):
     def check(self) -> None:
         super().check()
         self.work.check()
-        main = sum(run.group is None and run.outer is None for run in self.runs.values()) + (self.map_run is not None)
+        main = sum(run.group is None and run.outer is None for run in self.runs.values()) + (
+            self.map_run is not None) + self.saving
         assert main == (self.work.queue.running is not None), "the queue does not know what runs"

@@ -5,6 +5,7 @@
     its target dies, or its disk is full  another node; without one, this node is the only holder
     FetchCheckpoint from a worker here    ReadCheckpoint to one holder after the other; CheckpointHere to the worker
     DropCheckpoints from the home         older files of the actor are removed, or all of them
+    the worker of an actor has ended      files that it had not announced are removed
 
 The name of a file is the actor's id, the life and the start, so that later checkpoints have greater names.
 """
@@ -79,6 +80,7 @@ class CheckpointFiles:
         self._ports = ports
         self.copies: dict[str, _Copy] = {}
         self.fetches: dict[str, _Fetch] = {}
+        self.known: set[str] = set()  # files that a worker has announced, or another node has sent
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.FetchCheckpoint.CODE: self._fetch, m.ReadCheckpoint.CODE: self._read, m.CheckpointPart.CODE: self._part,
             m.CheckpointKept.CODE: self._kept, m.DropCheckpoints.CODE: self._drop}
@@ -90,7 +92,8 @@ class CheckpointFiles:
         file = message.place.get("file")
         if file is None:
             self._ports.saved(worker, message)
-        elif file not in self.copies:
+        elif file not in self.copies and self._ports.files.size(file) >= 0:
+            self.known.add(file)
             copy = self.copies[file] = _Copy(worker, message)
             self._to_next(file, copy)
 
@@ -127,17 +130,22 @@ class CheckpointFiles:
 
     # ------------------------------------------------------------ parts
 
+    def _write(self, message: m.CheckpointPart) -> bool:
+        if message.total < 0:
+            return False
+        self.known.add(message.file)
+        last = message.offset + len(message.data) >= message.total
+        return self._ports.files.write(message.file, message.offset, message.data, last)
+
     def _part(self, peer: bytes, message: m.CheckpointPart) -> None:
         file, end = message.file, message.offset + len(message.data)
         if not message.asked:
-            kept = message.total >= 0 and self._ports.files.write(file, message.offset, message.data,
-                                                                  end >= message.total)
-            self._context.send(peer, m.CheckpointKept(file, end if kept else -1))
+            self._context.send(peer, m.CheckpointKept(file, end if self._write(message) else -1))
             return
         fetch = self.fetches.get(file)
         if fetch is None or fetch.source != peer:
             return
-        if message.total < 0 or not self._ports.files.write(file, message.offset, message.data, end >= message.total):
+        if not self._write(message):
             self._from_next(file, fetch)
         elif end >= message.total:
             self._fetched(file, fetch, True)
@@ -176,26 +184,36 @@ class CheckpointFiles:
 
     # ------------------------------------------------------------ ends
 
-    def drop(self, actor: bytes, nodes: Iterable[bytes], keep: str) -> None:
-        """Remove the actor's files on these nodes: those before ``keep``, or all without it."""
+    def drop(self, actor: bytes, nodes: Iterable[bytes], keep: str, only: str = "") -> None:
+        """Remove the actor's files on these nodes: those before ``keep``, or all, or ``only`` that one."""
+        message = m.DropCheckpoints(actor, keep, only)
         for node in sorted(nodes):
             if node == self._context.me:
-                self._remove(actor, keep)
+                self._drop(node, message)
             elif node in self._ports.cluster.peers:
-                self._context.send(node, m.DropCheckpoints(actor, keep))
+                self._context.send(node, message)
 
     def drop_everywhere(self, actor: bytes) -> None:
         """The home is gone, and with it the list of nodes that have files of the actor."""
         self.drop(actor, [self._context.me, *self._ports.cluster.peers], "")
 
     def _drop(self, peer: bytes, message: m.DropCheckpoints) -> None:
-        self._remove(message.actor, message.keep)
+        for file in self._ports.files.names(message.actor.hex()):
+            if file == message.only if message.only else not message.keep or file < message.keep:
+                copy = self.copies.pop(file, None)
+                if copy is not None:
+                    self._context.send(copy.target, m.DropCheckpoints(message.actor, "", file))
+                self._forget(file)
 
-    def _remove(self, actor: bytes, keep: str) -> None:
+    def _forget(self, file: str) -> None:
+        self.known.discard(file)
+        self._ports.files.remove(file)
+
+    def worker_ended(self, actor: bytes) -> None:
+        """The process of an actor on this node has ended."""
         for file in self._ports.files.names(actor.hex()):
-            if not keep or file < keep:
-                self.copies.pop(file, None)
-                self._ports.files.remove(file)
+            if file not in self.known:
+                self._forget(file)
 
     def node_ended(self, node: bytes) -> None:
         for file, copy in list(self.copies.items()):
@@ -211,3 +229,4 @@ class CheckpointFiles:
             assert copy.target in self._ports.cluster.peers, "a copy goes to a node that is gone"
         for fetch in self.fetches.values():
             assert fetch.source in self._ports.cluster.peers and fetch.workers
+        assert self.copies.keys() <= self.known

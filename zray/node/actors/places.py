@@ -42,7 +42,7 @@ class ActorPlacePorts(Ports):
     unplace_elsewhere: Callable[[UnplaceRequest], Any]  # send it to another node
     detached_ended: Callable[[int], None]  # a detached actor of that job has ended
     is_process: Callable[[bytes], bool]  # whether that is a live process of this node
-    drop_checkpoints: Callable[[bytes, set[bytes], str], None]  # see zray.node.actors.checkpoints
+    drop_checkpoints: Callable[[bytes, set[bytes], str, str], None]  # see zray.node.actors.checkpoints
 
 
 class ActorPlaces:
@@ -180,8 +180,8 @@ class ActorPlaces:
             return not self._ports.is_process(process)
         return self._context.ends.has_ended(process)
 
-    def drop_checkpoints(self, actor: bytes, nodes: set[bytes], keep: str) -> None:
-        self._ports.drop_checkpoints(actor, nodes, keep)
+    def drop_checkpoints(self, actor: bytes, nodes: set[bytes], keep: str, only: str = "") -> None:
+        self._ports.drop_checkpoints(actor, nodes, keep, only)
 
     def erase(self, actor: bytes) -> None:
         self._ports.names.record_actor(actor, None)

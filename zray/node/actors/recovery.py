@@ -31,8 +31,8 @@ class RecoveryPorts(Protocol):
     def has_ended(self, process: bytes) -> bool:
         """Whether that process is known to have ended."""
 
-    def drop_checkpoints(self, actor: bytes, nodes: set[bytes], keep: str) -> None:
-        """Remove its checkpoints before ``keep`` on these nodes; all without it."""
+    def drop_checkpoints(self, actor: bytes, nodes: set[bytes], keep: str, only: str = "") -> None:
+        """Remove its checkpoints before ``keep`` on these nodes; all without it.  With ``only``, that file alone."""
 
 
 class ActorRecovery:
@@ -94,8 +94,7 @@ class ActorRecovery:
         last = actor.checkpoint if actor is not None and actor.state != DEAD else None
         file = message.place.get("file")
         if file and (last is None or file != last.get("file")):
-            self._ports.drop_checkpoints(message.actor, set(message.place.get("holders", ())),
-                                         (last or {}).get("file", ""))
+            self._ports.drop_checkpoints(message.actor, set(message.place.get("holders", ())), "", file)
 
     def _stored(self, actor: Actor, then: Callable[[], None]) -> None:
         """Go on once another node that adopts the actor would know what has changed."""

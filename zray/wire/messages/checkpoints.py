@@ -171,7 +171,8 @@ class CheckpointKept(Message):
 
 @message(182)
 class DropCheckpoints(Message):
-    """Node -> node: remove the files of this actor's checkpoints, except ``keep``."""
+    """Node -> node: remove the files of this actor's checkpoints before ``keep``, or all; with ``only``, that file."""
 
     actor: bytes
     keep: str
+    only: str = ""

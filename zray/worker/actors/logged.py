@@ -138,7 +138,7 @@ class LoggedCalls:
             self._early.append((peer, message))
             return
         caller = self._caller(peer)
-        caller.ended = max(caller.ended, message.ended)
+        self._forget_answers(caller, message.ended)
         known = caller.told
         for call in message.calls:
             number, start = call[:2]

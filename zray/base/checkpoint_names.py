@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FOLDER = "checkpoints"
+CHECKPOINT_FOLDER = "checkpoints"
 UNFINISHED = ".part"  # behind the name of a file that is being written
 
 

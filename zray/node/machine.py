@@ -139,13 +139,14 @@ class NodeMachine:
             needs_place=lambda actor: self.affinity.actor(actor),
             unplace_elsewhere=lambda effect: self.remote_leases.perform(effect),
             detached_ended=lambda job: self.drivers.actor_ended(job), is_process=self.processes.is_process,
-            drop_checkpoints=self.checkpoints.drop))
+            job=self.jobs.about, drop_checkpoints=self.checkpoints.drop))
         self.actors = ActorTable(self.places, context.emit, lambda: context.now)
         self.foreign = ForeignActors(context, ForeignActorPorts(self.places.request, self.places.end))
         self.actor_rows = ActorRows(names, context.emit, self._is_home)
         self.adoption = ActorAdoption(context, ActorAdoptionPorts(
             self.cluster, names, self.actors, place=self.places.place, lives_here=self.foreign.adopted,
-            homes_changed=self.actor_rows.homes_changed, drop_checkpoints=self.checkpoints.drop_everywhere))
+            homes_changed=self.actor_rows.homes_changed, drop_checkpoints=self.checkpoints.drop_everywhere,
+            learn_job=lambda job, driver, config: self.drivers.learn(job, driver, config)))
 
     def _compose_jobs(self, names: Names, ports: NodePorts) -> None:
         self.drivers = Drivers(self.context, self.jobs, DriverPorts(

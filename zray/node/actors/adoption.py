@@ -33,6 +33,7 @@ class ActorAdoptionPorts(Ports):
     lives_here: Callable[[bytes], None]  # the actor lives on this node, which is its home now
     homes_changed: Callable[[], None]  # requests that wait for a home of an actor try again
     drop_checkpoints: Callable[[bytes], None]  # of that actor, on all nodes
+    learn_job: Callable[[int, bytes, dict[str, Any]], None]  # (number, driver, config): a job that may be unknown here
 
 
 class ActorAdoption:
@@ -66,6 +67,8 @@ class ActorAdoption:
             if not mine or actor in ports.actors.actors:
                 return
             adopted = ports.actors.adopt(actor, row, self._context.now)
+            if row.get("job"):  # after the actor is known, for which the job is kept
+                ports.learn_job(adopted.job, *row["job"])
             lives_on = node_of(adopted.worker) if adopted.worker else b""
             if lives_on in ports.cluster.peers:
                 self._context.send(lives_on, AdoptActor(actor, adopted.worker))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 
-from zray.base.checkpoint_names import FOLDER, UNFINISHED
+from zray.base.checkpoint_names import CHECKPOINT_FOLDER, UNFINISHED
 
 
 class DiskFiles:
     """Files of one session."""
 
     def __init__(self, session_dir: str):
-        self._folder = os.path.join(session_dir, FOLDER)
+        self._folder = os.path.join(session_dir, CHECKPOINT_FOLDER)
 
     def names(self, prefix: str) -> list[str]:
         try:

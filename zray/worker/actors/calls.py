@@ -101,7 +101,8 @@ class ActorHost:
 
         logged = self.executor.machine.logged
         assert logged is not None
-        self.saving = Saving(self, self.executor, logged, self.executor.rt.session_dir)
+        self.saving = Saving(self.life, self.spec["checkpoints"], self.executor, logged, self.executor.rt.session_dir,
+                             lambda: self.instance, self.end_by)
         return self.saving.instance(cls, lambda: self._construct(cls, task))
 
     def _repr_name(self) -> str:

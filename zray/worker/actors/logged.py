@@ -26,7 +26,7 @@ from zray.worker.queue import Entry, ServedLease, TaskQueue
 from zray.worker.run.results import failure_in
 
 # A request to the home is sent again after so long: an adopted actor may have a new home, which did not get it.
-ASK_AGAIN_S = 1.0
+HOME_AGAIN_S = 1.0
 # A checkpoint that could not be written (a full disk) is tried again after so long.
 WRITE_AGAIN_S = 1.0
 # Starts that no checkpoint covers, at most: some 10 MB here and in each caller that sees all of them.
@@ -345,7 +345,7 @@ class LoggedCalls:
     def _ask_again(self) -> None:
         if not self._asking:
             self._asking = True
-            self._later(ASK_AGAIN_S, self._again)
+            self._later(HOME_AGAIN_S, self._again)
 
     def _again(self) -> None:
         self._asking = False
@@ -358,6 +358,8 @@ class LoggedCalls:
     def on_caller_news(self, peer: bytes, message: m.CallerNews) -> None:
         if message.ended:
             self._caller_ended(message.caller)
+            if self._saving is not None:  # the home may be a new one
+                self._announce()
             return
         caller = self.callers.get(message.caller)
         if caller is not None and not caller.known:

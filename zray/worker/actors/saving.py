@@ -19,23 +19,21 @@ import time
 import traceback
 from collections.abc import Callable
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from zray.base.checkpoint_names import FOLDER, UNFINISHED, file_name
+from zray.base.checkpoint_names import CHECKPOINT_FOLDER, UNFINISHED, file_name
+from zray.handles.options import STREAMING
 from zray.values.pickler import Pickler
 from zray.wire.messages import FAILED
+from zray.worker.actors.life import ActorLife
 from zray.worker.actors.logged import CheckpointMark, LoggedCalls, Replayed, Taken
 from zray.worker.execution import Execution
 from zray.worker.queue import FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, ServedLease
 from zray.worker.run import invoke
 from zray.worker.run.cancel import NO_INTERRUPTS
 
-if TYPE_CHECKING:
-    from zray.worker.actors.calls import ActorHost
-
 _HEAD = struct.Struct("<Q")
 _CLASS = "class"
-STREAMING = -1
 
 
 class StatePickler(Pickler):
@@ -63,14 +61,19 @@ class StateUnpickler(pickle.Unpickler):
 class Saving:
     """The checkpoints of the actor of this process."""
 
-    def __init__(self, host: ActorHost, executor: Execution, logged: LoggedCalls, session_dir: str):
-        self._host = host
+    def __init__(self, life: ActorLife, settings: dict[str, Any], executor: Execution, logged: LoggedCalls,
+                 session_dir: str, instance: Callable[[], Any], end_by: Callable[[BaseException, str], None]):
+        self._life = life
+        self._settings = settings
         self._executor = executor
         self._logged = logged
-        self._settings: dict[str, Any] = host.spec["checkpoints"]
+        self._instance = instance
+        self._end_by = end_by
         self._session_dir = session_dir
         self._written: list[str] = []  # files in the user's folder that a later checkpoint replaces
         self._restored: Taken | None = None
+        self._ids: list[str] = []  # of the checkpoints of an old-style class
+        self._last_s = 0.0  # when such a class made its last one
 
     # ------------------------------------------------------------ the begin of a life
 
@@ -85,7 +88,7 @@ class Saving:
                 taken = pickle.loads(file.read(size))
                 state = StateUnpickler(file, cls).load()
         except (OSError, EOFError, pickle.UnpicklingError, struct.error) as error:
-            raise RuntimeError(f"the checkpoint {self._name_of(place)} of {self._host.life.class_name} cannot be read: "
+            raise RuntimeError(f"the checkpoint {self._name_of(place)} of {self._life.class_name} cannot be read: "
                                f"{error}") from error
         if "url" in place:
             self._written.append(place["url"])
@@ -108,9 +111,10 @@ class Saving:
     def _load_old_style(self, instance: Any, state: Any) -> None:
         from zray.handles.checkpoints import Checkpoint, actor_id_of
 
-        loaded = instance.load_checkpoint(actor_id_of(self._host.life.id), [Checkpoint(*state)])
+        self._ids.append(state[0])
+        loaded = instance.load_checkpoint(actor_id_of(self._life.id), [Checkpoint(*state)])
         if loaded != state[0]:
-            raise RuntimeError(f"{self._host.life.class_name}.load_checkpoint() returned {loaded!r}, not the id of the "
+            raise RuntimeError(f"{self._life.class_name}.load_checkpoint() returned {loaded!r}, not the id of the "
                                f"checkpoint that it was given: the calls since then have no state to run on")
 
     # ------------------------------------------------------------ work in the queue
@@ -131,7 +135,7 @@ class Saving:
         try:
             place = self._save(taken)
         except OSError as error:  # a full disk: again later; meanwhile callers keep their calls
-            print(f"zray: a checkpoint of {self._host.life.class_name} could not be written, and is tried again: "
+            print(f"zray: a checkpoint of {self._life.class_name} could not be written, and is tried again: "
                   f"{error}", file=sys.stderr)
             with executor.loop.lock:
                 logged.not_saved()
@@ -151,7 +155,8 @@ class Saving:
 
     def _save(self, taken: Taken) -> dict[str, Any] | None:
         """Write a checkpoint; None when the class wants none now."""
-        instance, cls = self._host.instance, self._host.cls
+        instance = self._instance()
+        cls = type(instance)
         state = instance
         if hasattr(cls, "__zray_save__"):
             state = instance.__zray_save__()
@@ -159,12 +164,12 @@ class Saving:
             state = self._save_old_style(instance)
             if state is None:
                 return None
-        name = file_name(self._host.life.id, self._host.life.number, taken.start)
+        name = file_name(self._life.id, self._life.number, taken.start)
         folder = self._settings.get("dir")
         place: dict[str, Any] = {"url": f"{folder.rstrip('/')}/{name}"} if folder else {"file": name}
         unfinished = {key: value + UNFINISHED for key, value in place.items()}
         if "file" in place:
-            os.makedirs(os.path.join(self._session_dir, FOLDER), mode=0o700, exist_ok=True)
+            os.makedirs(os.path.join(self._session_dir, CHECKPOINT_FOLDER), mode=0o700, exist_ok=True)
         try:
             with self._open(unfinished, "wb") as file:
                 head = pickle.dumps(tuple(taken), 5)
@@ -189,16 +194,17 @@ class Saving:
     def _save_old_style(self, instance: Any) -> list[Any] | None:
         from zray.handles.checkpoints import CheckpointContext, actor_id_of, new_checkpoint_id
 
-        actor = actor_id_of(self._host.life.id)
+        actor = actor_id_of(self._life.id)
         context = CheckpointContext(actor, self._logged.started - self._logged.covered, self._since())
         if not instance.should_checkpoint(context):
             return None
         checkpoint = new_checkpoint_id()
         instance.save_checkpoint(actor, checkpoint)
         self._last_s = time.monotonic()
+        for old in self._ids[:-1]:  # the last one may be what the home knows
+            instance.checkpoint_expired(actor, old)
+        self._ids = [*self._ids[-1:], checkpoint]
         return [checkpoint, time.time()]
-
-    _last_s = 0.0
 
     def _since(self) -> int:
         """Milliseconds since the last checkpoint of this life."""
@@ -210,7 +216,7 @@ class Saving:
     def _path(self, place: dict[str, Any]) -> str:
         if "url" in place:
             return str(place["url"])
-        return os.path.join(self._session_dir, FOLDER, place["file"])
+        return os.path.join(self._session_dir, CHECKPOINT_FOLDER, place["file"])
 
     _name_of = _path
 
@@ -246,13 +252,13 @@ class Saving:
     def _replay(self, replayed: Replayed) -> None:
         executor, task = self._executor, replayed.task
         if replayed.wanted and task[RETURNS] != STREAMING:
-            lease = ServedLease(replayed.caller, self._host.life.number)
+            lease = ServedLease(replayed.caller, self._life.number)
             result = executor.run_one(task, lease, NO_INTERRUPTS)
         else:
             result = self._run_again(task)
             if replayed.wanted and result is None:  # its items went to the caller before the end of that life, or not
                 result = [FAILED, "actor_unavailable", {
-                    "actor": self._host.life.id, "class_name": self._host.life.class_name,
+                    "actor": self._life.id, "class_name": self._life.class_name,
                     "reason": "its process ended while the items of this call were sent; the call itself has run"}]
         with executor.loop.lock:
             self._logged.replay_ended(replayed, result)
@@ -276,7 +282,7 @@ class Saving:
             if failed.value[1] == "dependency_lost":
                 return failed.value
         except SystemExit as raised:
-            self._host.end_by(raised, context.task_name)
+            self._end_by(raised, context.task_name)
         except Exception:
             return None  # its caller had this error
         return None

@@ -20,6 +20,8 @@ from zray.node.context import NodeContext
 from zray.node.peers.cluster import PeerNodes
 from zray.wire import messages as m
 
+# Actors that have ended, of which files may still be written here until their processes have ended.
+ENDED_MAX = 1024
 # A part takes some 0.3 ms to read or write, which the turn of a daemon can spare.
 PART_BYTES = 1024 * 1024
 
@@ -80,6 +82,7 @@ class CheckpointFiles:
         self._ports = ports
         self.copies: dict[str, _Copy] = {}
         self.fetches: dict[str, _Fetch] = {}
+        self._ended: dict[bytes, None] = {}  # actors that have ended for good, oldest first
         self.known: set[str] = set()  # files that a worker has announced, or another node has sent
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.FetchCheckpoint.CODE: self._fetch, m.ReadCheckpoint.CODE: self._read, m.CheckpointPart.CODE: self._part,
@@ -92,6 +95,8 @@ class CheckpointFiles:
         file = message.place.get("file")
         if file is None:
             self._ports.saved(worker, message)
+        elif message.actor in self._ended:
+            self._forget(file)
         elif file not in self.copies and self._ports.files.size(file) >= 0:
             self.known.add(file)
             copy = self.copies[file] = _Copy(worker, message)
@@ -198,6 +203,10 @@ class CheckpointFiles:
         self.drop(actor, [self._context.me, *self._ports.cluster.peers], "")
 
     def _drop(self, peer: bytes, message: m.DropCheckpoints) -> None:
+        if not message.keep and not message.only:
+            self._ended[message.actor] = None
+            if len(self._ended) > ENDED_MAX:
+                del self._ended[next(iter(self._ended))]
         for file in self._ports.files.names(message.actor.hex()):
             if file == message.only if message.only else not message.keep or file < message.keep:
                 copy = self.copies.pop(file, None)

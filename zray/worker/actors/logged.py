@@ -11,8 +11,7 @@ one thread runs the queue in order, so this is the order of starts.  A reply car
 of other callers that its receiver does not know.  So a caller that has seen an effect can say which calls made it.
 A caller keeps its calls until a checkpoint covers them.
 
-A caller is registered with the home before it gets its first reply.  So the home knows whose offers the next life
-needs.
+A caller is registered with the home before its first call starts.  So the home knows whose offers the next life needs.
 All methods are called under the loop's lock.  docs/internals/checkpoints.md has the protocol.
 """
 
@@ -62,7 +61,7 @@ class Taken(NamedTuple):
 class _Caller:
     """One caller: what it has pushed in this life, and results that it may not have."""
 
-    __slots__ = ("answers", "ended", "gone", "held", "id", "known", "pushed", "replaying", "told")
+    __slots__ = ("answers", "ended", "gone", "early", "id", "known", "pushed", "replaying", "told")
 
     def __init__(self, caller: bytes):
         self.id = caller
@@ -72,7 +71,7 @@ class _Caller:
         self.pushed: dict[int, tuple[int, int]] = {}  # sequence -> (start, number): in the queue, or not answered yet
         self.answers: dict[int, tuple[int, Any]] = {}  # number -> (start, result)
         self.replaying: dict[int, Replayed] = {}
-        self.held: list[tuple[int, int, Any]] = []  # (sequence, start, result): replies until the home knows the caller
+        self.early: list[m.PushLogged] = []  # calls until the home knows the caller
         self.gone = False  # its process has ended
 
 
@@ -218,10 +217,13 @@ class LoggedCalls:
         if self.broken:
             return
         caller = self._caller(peer)
+        if not caller.known:  # no other caller may see an effect of a call whose caller a later life does not ask
+            caller.early.append(message)
+            if len(caller.early) == 1:
+                self._register(caller)
+            return
         lease = self._queue.open(peer, self.life)
         self._forget_answers(caller, message.ended)
-        if not caller.known:
-            self._register(caller)
         answers: list[tuple[int, int, Any]] = []
         entries = self._queue.entries
         for sequence, (number, call) in enumerate(zip(message.numbers, message.calls, strict=True), message.first):
@@ -306,9 +308,6 @@ class LoggedCalls:
     def _reply(self, caller: _Caller, answers: list[tuple[int, int, Any]]) -> None:
         if caller.gone:
             return
-        if not caller.known:
-            caller.held += answers
-            return
         newest = max(start for _, start, _ in answers)
         order: list[Any] = []
         if newest > caller.told:
@@ -350,7 +349,7 @@ class LoggedCalls:
     def _again(self) -> None:
         self._asking = False
         for caller in self.callers.values():
-            if not caller.known and not caller.gone:
+            if caller.early and not caller.gone:
                 self._register(caller)
         if self._saving is not None:
             self._announce()
@@ -364,9 +363,9 @@ class LoggedCalls:
         caller = self.callers.get(message.caller)
         if caller is not None and not caller.known:
             caller.known = True
-            held, caller.held = caller.held, []
-            if held:
-                self._reply(caller, held)
+            early, caller.early = caller.early, []
+            for pushed in early:
+                self.on_push(caller.id, pushed)
 
     def _caller_ended(self, process: bytes) -> None:
         """Its calls since the checkpoint are nowhere else: cover them soon."""
@@ -374,7 +373,7 @@ class LoggedCalls:
         if caller is None:
             return
         caller.gone = True
-        caller.held, caller.answers = [], {}
+        caller.early, caller.answers = [], {}
         self.waiting.discard(process)
         if self.gathering or not self.restored:
             self._gathered()
@@ -487,4 +486,4 @@ class LoggedCalls:
         assert all(start > self.covered for start in self.order), "a covered start is still in the order"
         for caller in self.callers.values():
             assert all(number > caller.ended for number in caller.answers), "an answer that no caller waits for"
-            assert not (caller.known and caller.held), "replies are held back from a registered caller"
+            assert not (caller.known and caller.early), "calls of a registered caller are held back"

@@ -54,7 +54,7 @@ class Oracle:
         self.served: list[tuple[Any, bytes]] = []  # (worker, owner) of every start
         self.retried: set[tuple[bytes, int]] = set()  # (task, attempt) that raised an exception to be retried
         self.seen = 0
-        self.applied = Applied(self.is_lost, lambda core: core in cores and not self.is_lost(cores.get(core)))
+        self.applied = Applied(self.is_lost, self._lives)
 
     # ------------------------------------------------------------ what was asked for
 
@@ -103,6 +103,10 @@ class Oracle:
     def heard_of_the_dead(self, node: NodeView, peer: bytes) -> None:
         """A daemon has taken a message from that process, whose node it knows to be dead."""
         raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
+
+    def _lives(self, process: bytes) -> bool:
+        core = self._cores.get(process)
+        return core is not None and not self.is_lost(core)
 
     def is_lost(self, core: CoreView) -> bool:
         """Others may behave as if it were dead."""

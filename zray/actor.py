@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from zray.base.errors import AsyncioActorExit, ExitActor
 from zray.handles.connection import current
@@ -15,8 +15,19 @@ from zray.handles.remote import (
     method,
 )
 
-__all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor",
-           "method"]
+if TYPE_CHECKING:
+    from zray.handles.checkpoints import Checkpoint, Checkpointable, CheckpointContext
+
+__all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "ActorProxy", "Checkpoint",
+           "CheckpointContext", "Checkpointable", "exit_actor", "method"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Checkpoint", "CheckpointContext", "Checkpointable"):  # of Ray 0.8; rarely needed, so imported late
+        from zray.handles import checkpoints
+
+        return getattr(checkpoints, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def exit_actor() -> NoReturn:

@@ -7,6 +7,7 @@ from zray.base.ends import Ends
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts, no_logs
 from zray.sched.node.local import LocalScheduler
+from zray.sim.files import MemoryFiles
 from zray.wire import messages as m
 
 CPU = {"CPU": 10_000}
@@ -33,11 +34,13 @@ class FakeNames:
     def find(self, namespace, name, then):
         then(self.names.get((namespace, name), b""))
 
-    def record_actor(self, actor, row):
+    def record_actor(self, actor, row, then=None):
         if row is None:
             del self.actors[actor]
         else:
             self.actors[actor] = row["state"]
+        if then is not None:
+            then()
 
     def actors_of(self, home, then):
         then([])
@@ -96,7 +99,7 @@ class MachineNode:
             config=Config(**settings), keep=cpus, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
-                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs))
+                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles()))
         self.machine.start(self.now)
         self.take()
 

@@ -15,6 +15,7 @@ from zray.node.machine import Death, NodeMachine, NodePorts, no_logs
 from zray.sched.node.bundles import BundleState
 from zray.sched.node.local import LocalScheduler
 from zray.sched.view import ClusterView
+from zray.sim.files import MemoryFiles
 from zray.sim.network import Faults, SimNetwork
 from zray.wire import messages as m
 
@@ -34,7 +35,7 @@ class GroupRows:
     def claim(self, namespace, name, actor, then): then(actor)  # noqa: E704
     def release(self, namespace, name, actor): pass  # noqa: E704
     def find(self, namespace, name, then): then(b"")  # noqa: E704
-    def record_actor(self, actor, row): pass  # noqa: E704
+    def record_actor(self, actor, row, then=None): pass  # noqa: E704
     def record_job(self, job, row): pass  # noqa: E704
     def job_ended(self, job, then): then(False)  # noqa: E704
     def job_is_used(self, job, but_home, then): then(False)  # noqa: E704
@@ -81,7 +82,7 @@ class GroupClusterNode:
             scheduler=LocalScheduler(total, node=self.me), config=Config(), keep=1, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
-                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs))
+                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles()))
         groups = self.machine.groups
         groups.ports = changed(groups.ports, cluster_view=self.view, node_id=bytes.hex)
         self._tick_at: float | None = None

@@ -35,13 +35,17 @@ class AdoptingNode(Parts):
         self.table = ActorTable(self, self.context.emit, lambda: self.context.now)
         self.adoption = ActorAdoption(self.context, ActorAdoptionPorts(
             self.cluster, self.names, self.table, place=self.call("place"), lives_here=self.call("lives_here"),
-            homes_changed=self.call("homes_changed")))
+            homes_changed=self.call("homes_changed"), drop_checkpoints=self.call("drop_checkpoints"),
+            learn_job=self.call("learn_job")))
 
     def _swap(self, actor, packed, row, then):
         self.swapped.append(row)
         then(self.wins)
 
-    def record(self, actor): ...  # of the table
+    def record(self, actor, then=None): ...  # of the table
+
+    def has_ended(self, process):
+        return False
 
     def place(self, actor):
         self.calls.append(("restarted", actor.id))

@@ -23,17 +23,19 @@ class Messages(Parts):
     def __init__(self, *peers):
         super().__init__(*peers)
         self.known = {}  # actors at home here
-        verbs = ("create", "lookup", "watch", "kill", "up", "exit", "placed", "worker_died")
+        verbs = ("create", "lookup", "watch", "kill", "up", "exit", "placed", "worker_died",
+                 "caller_seen", "checkpointed", "state_lost")
         table = SimpleNamespace(actors=self.known, **{name: self.call(name) for name in verbs})
         rows = SimpleNamespace(watch=self.call("watch_row"), pursue=self._pursue)
         self.foreign = ForeignActors(self.context, ForeignActorPorts(self.call("request"), self.call("end")))
         self.remote = SimpleNamespace(actor_placed=lambda peer, message: False,
                                       actor_not_placed=self.call("not_placed"))
         self.places = SimpleNamespace(resize=self.call("resize"))
+        self.checkpoints = SimpleNamespace(save=self.call("save"))
         self.job = None
         self.messages = ActorMessages(self.context, ActorMessagePorts(
-            table, rows, self.foreign, self.places, self.remote, self.cluster, self.pool, self.placements,
-            job_of=lambda process: self.job))
+            table, rows, self.foreign, self.places, self.checkpoints, self.remote, self.cluster, self.pool,
+            self.placements, job_of=lambda process: self.job))
 
     def _pursue(self, actor, what, on_row, now):
         self.pursued = on_row

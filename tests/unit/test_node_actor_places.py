@@ -41,7 +41,8 @@ class Placing(Parts):
             self.here, self.anywhere, self.pool, self.placements, self.names, self.cluster,
             find_row=self.call("find_row"), waiting=self.call("waiting"), uses_group=self.call("uses_group"),
             needs_place=self.call("needs_place"), unplace_elsewhere=self.call("unplace_elsewhere"),
-            detached_ended=self.call("detached_ended")))
+            detached_ended=self.call("detached_ended"), is_process=lambda process: True, job=lambda number: [],
+            drop_checkpoints=self.call("drop_checkpoints")))
 
 
 def own(**more):

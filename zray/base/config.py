@@ -103,6 +103,9 @@ class Config:
     # arguments and a record each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.
     # Without results there it costs nothing.
     lineage_bytes_max: int = 64 * 1024 * 1024
+    # The arguments of finished calls to one actor with checkpoints that a caller keeps for a replay.  Beyond half of it
+    # the caller asks for a checkpoint; beyond all of it further calls wait for that.
+    call_log_bytes_max: int = 64 * 1024 * 1024
     # A package of local code (runtime_env's working_dir and py_modules), zipped.  The control store
     # has it in memory on up to three nodes while the job runs: code is megabytes, data belongs elsewhere.
     package_bytes_max: int = 256 * 1024 * 1024

@@ -58,6 +58,9 @@ class Actors:
             "env": self.tasks.environments.of(options.env),
             "class_name": cls.name, "method_names": cls.method_names, "get_if_exists": options.get_if_exists,
             "out_of_order": any_order, "meta": meta, "job": self.process.job, "strategy": strategy_of(options)}
+        checkpoints = self._checkpoints(cls, options)
+        if checkpoints is not None:
+            spec["checkpoints"] = checkpoints
         if options.name:
             found = self._create_named(cls, actor, spec, deps, options)
             if found is not None:
@@ -67,6 +70,16 @@ class Actors:
             life: ObjectRef | None = ObjectRef(entry.oid, entry) if entry is not None else None
         self.turns.kick()
         return cls.handle(actor, meta, life)
+
+    @staticmethod
+    def _checkpoints(cls: Any, options: Any) -> dict[str, Any] | None:
+        """The settings of an actor with checkpoints; ValueError where these are not possible."""
+        if options.checkpoint_interval is None and options.checkpoint_dir is None and (
+                not hasattr(cls.cls, "should_checkpoint")):
+            return None
+        from zray.handles.checkpoints import settings_of
+
+        return settings_of(options, cls.cls, cls.name, cls.is_async)
 
     def _create_named(self, cls: Any, actor: bytes, spec: dict[str, Any], deps: Any, options: Any) -> Any:
         """Claim the name before ``.remote()`` returns: None when we have it, else a handle of the existing actor."""

@@ -82,7 +82,7 @@ class CoreMachine:
         self.submitter = Submitter(
             process.incarnation, node, process.job, self.connections, self.refs, config,
             SubmitterPorts(columns, shell.retry_matches, self.locate, self._cancel_inline))
-        self.calls = ActorCalls(node, self.connections, self.refs, self.submitter)
+        self.calls = ActorCalls(node, self.connections, self.refs, self.submitter, config.call_log_bytes_max)
         self.gcs = GcsClient(process.incarnation, self.send, [node])
         self.adoption = Adoption(self.refs, self.gcs, process.endpoint, shell.clock)
         self.holding = Holding(self.refs, self.adoption, self.send, self._may_hear_the_dead)
@@ -119,6 +119,8 @@ class CoreMachine:
             m.CancelObject.CODE: self._on_cancel_object,
             m.ActorState.CODE: self._on_actor_state,
             m.CallsDone.CODE: self.calls.on_calls_done,
+            m.LoggedDone.CODE: self.calls.on_logged_done,
+            m.CallsCovered.CODE: self.calls.on_covered,
             m.GroupState.CODE: self.groups.on_state,
             m.Why.CODE: self._on_why,
             m.ProcessQuery.CODE: self._on_process_query,

@@ -439,6 +439,10 @@ class Runtime:
         return self.process.config
 
     @property
+    def session_dir(self) -> str:
+        return self.process.session_dir
+
+    @property
     def node_info(self) -> dict[str, Any]:
         return self.process.node_info
 

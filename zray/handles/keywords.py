@@ -7,7 +7,11 @@ of what ``.remote`` returns, so the signatures name it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from os import PathLike
 
 NumReturns = int | Literal["dynamic", "streaming"] | None
 
@@ -46,7 +50,8 @@ class ActorKeywords(CommonKeywords, total=False):
     """Of classes of actors."""
 
     allow_out_of_order_execution: bool | None
-    checkpoint_interval: int | None
+    checkpoint_dir: str | PathLike[str] | None
+    checkpoint_interval: int | float | str | timedelta | None
     concurrency_groups: Mapping[str, int] | None
     get_if_exists: bool
     lifetime: Literal["detached", "non_detached"] | None

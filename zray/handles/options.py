@@ -108,8 +108,17 @@ def _backpressure(name: str, value: int) -> str | None:
     return None if value == -1 or value > 0 else f"{name} must be positive, or -1 for no limit, not {value!r}."
 
 
-def _no_checkpoints(name: str, value: int) -> str | None:
-    return f"'{name}' is not supported by this version of zray: an actor restarts from its constructor."
+def _interval(_: str, value: Any) -> str | None:
+    from zray.handles.checkpoints import interval
+
+    interval(value)
+    return None
+
+
+def _folder(name: str, value: Any) -> str | None:
+    if isinstance(value, str) and value or hasattr(value, "__fspath__"):
+        return None
+    return f"'{name}' is a folder or a URL for fsspec, not {value!r}"
 
 
 def _lifetime(_: str, value: str) -> str | None:
@@ -195,7 +204,8 @@ TASK_OPTIONS: dict[str, Option] = {
 ACTOR_OPTIONS: dict[str, Option] = {
     **_COMMON,
     "allow_out_of_order_execution": _flag,
-    "checkpoint_interval": Option((int, _NONE), _no_checkpoints),
+    "checkpoint_dir": Option((str, object, _NONE), _folder),
+    "checkpoint_interval": Option((int, float, str, object, _NONE), _interval),
     "concurrency_groups": Option((dict, _NONE), _groups),
     "get_if_exists": Option((bool,), None, False),
     "lifetime": Option((str, _NONE), _lifetime),
@@ -421,8 +431,8 @@ class ActorOptions(_Options):
     ``max_concurrency`` is None where not given: 1, or ASYNC_MAX_CONCURRENCY for async actors.
     """
 
-    __slots__ = ("concurrency_groups", "env", "fallbacks", "get_if_exists", "key",
-                 "label_selector", "lifetime", "max_concurrency", "max_pending_calls", "max_restarts",
+    __slots__ = ("checkpoint_dir", "checkpoint_interval", "concurrency_groups", "env", "fallbacks", "get_if_exists",
+                 "key", "label_selector", "lifetime", "max_concurrency", "max_pending_calls", "max_restarts",
                  "max_task_retries", "name", "namespace", "placement", "running", "strategy")
     TABLE = ACTOR_OPTIONS
     WHAT = "actors"
@@ -437,7 +447,11 @@ class ActorOptions(_Options):
         self.lifetime: str | None = raw.get("lifetime")
         self.get_if_exists: bool = raw.get("get_if_exists") or False
         self.max_restarts: int = raw.get("max_restarts") or 0
-        self.max_task_retries: int = raw.get("max_task_retries") or 0
+        self.checkpoint_interval: Any = raw.get("checkpoint_interval")
+        self.checkpoint_dir: Any = raw.get("checkpoint_dir")
+        # The state of an actor with checkpoints has each call once, so that a call may be repeated without harm.
+        retries = -1 if self.checkpoint_interval is not None else 0
+        self.max_task_retries: int = retries if raw.get("max_task_retries") is None else raw["max_task_retries"]
         self.max_concurrency: int | None = raw.get("max_concurrency")
         self.max_pending_calls: int = self.get("max_pending_calls")
         self.concurrency_groups: dict[str, int] = raw.get("concurrency_groups") or {}

@@ -205,6 +205,7 @@ class Daemon:
         from zray.node.peers.object_handover import ObjectHandover
         from zray.node.processes.lines import Lines, LinesPorts
         from zray.node.processes.zygote import workers_environ
+        from zray.node.running.checkpoint_files import DiskFiles
         from zray.node.running.logs import answer as answer_logs
         from zray.sched.node.local import LocalScheduler
 
@@ -218,7 +219,8 @@ class Daemon:
                 stored_bytes=self.store.payload_bytes,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
-                logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS))))
+                logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
+                checkpoints=DiskFiles(self.session_dir)))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))

@@ -27,6 +27,7 @@ from zray.base.ports import Ports
 from zray.metrics.table import MetricTable
 from zray.node import views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
+from zray.node.actors.checkpoints import CheckpointFiles, CheckpointPorts, Files
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
 from zray.node.actors.messages import ActorMessagePorts, ActorMessages
 from zray.node.actors.places import ActorPlacePorts, ActorPlaces
@@ -78,6 +79,7 @@ class NodePorts(Ports):
     free_unheld: Callable[[list[Any]], None]
     epoch_s: float  # the time of day when the clock of this machine was 0, in seconds since 1970
     logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
+    checkpoints: Files  # files of checkpoints
 
 
 class NodeMachine:
@@ -110,7 +112,7 @@ class NodeMachine:
             gossip_s=config.gossip_s, patience_s=config.spill_patience_s,
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)),
             group_waits=lambda strategy: self.groups.why_unplaced(strategy["group"], strategy.get("bundle", -1)))
-        self._compose_actors(names)
+        self._compose_actors(names, ports)
         self._compose_jobs(names, ports)
         self._compose_leases(names, ports)
         scheduler.running = self.leases.running_names
@@ -121,11 +123,14 @@ class NodeMachine:
              m.MetricsReport.CODE: self._metrics_report,
              m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
-            self.drivers.handlers, self.actor_messages.handlers, self.cluster.handlers, self.leases.handlers,
+            self.drivers.handlers, self.actor_messages.handlers, self.checkpoints.handlers, self.cluster.handlers,
+            self.leases.handlers,
             self.remote_leases.handlers, self.groups.handlers)
 
-    def _compose_actors(self, names: Names) -> None:
+    def _compose_actors(self, names: Names, ports: NodePorts) -> None:
         context = self.context
+        self.checkpoints = CheckpointFiles(context, CheckpointPorts(
+            ports.checkpoints, self.cluster, saved=self._checkpoint_saved))
         self.places = ActorPlaces(context, ActorPlacePorts(
             self.scheduler, self.bottom_up, self.pool, self.placements, names, self.cluster,
             find_row=lambda actor, then, now: self.actor_rows.find(actor, then, now),
@@ -133,13 +138,15 @@ class NodeMachine:
             uses_group=lambda strategy: self.groups.uses(strategy),
             needs_place=lambda actor: self.affinity.actor(actor),
             unplace_elsewhere=lambda effect: self.remote_leases.perform(effect),
-            detached_ended=lambda job: self.drivers.actor_ended(job)))
+            detached_ended=lambda job: self.drivers.actor_ended(job), is_process=self.processes.is_process,
+            job=self.jobs.about, drop_checkpoints=self.checkpoints.drop))
         self.actors = ActorTable(self.places, context.emit, lambda: context.now)
         self.foreign = ForeignActors(context, ForeignActorPorts(self.places.request, self.places.end))
         self.actor_rows = ActorRows(names, context.emit, self._is_home)
         self.adoption = ActorAdoption(context, ActorAdoptionPorts(
             self.cluster, names, self.actors, place=self.places.place, lives_here=self.foreign.adopted,
-            homes_changed=self.actor_rows.homes_changed))
+            homes_changed=self.actor_rows.homes_changed, drop_checkpoints=self.checkpoints.drop_everywhere,
+            learn_job=lambda job, driver, config: self.drivers.learn(job, driver, config)))
 
     def _compose_jobs(self, names: Names, ports: NodePorts) -> None:
         self.drivers = Drivers(self.context, self.jobs, DriverPorts(
@@ -167,8 +174,8 @@ class NodeMachine:
             self.cluster, names, declared=self.leases.declared, waiting=self.places.waiting_here,
             end_actor=self.actors.unschedulable))
         self.actor_messages = ActorMessages(self.context, ActorMessagePorts(
-            self.actors, self.actor_rows, self.foreign, self.places, self.remote_leases, self.cluster, self.pool,
-            self.placements, job_of=self.drivers.job_of))
+            self.actors, self.actor_rows, self.foreign, self.places, self.checkpoints, self.remote_leases,
+            self.cluster, self.pool, self.placements, job_of=self.drivers.job_of))
 
     def _compose_cluster(self, names: Names, ports: NodePorts) -> None:
         viewed = views.Viewed(
@@ -223,6 +230,8 @@ class NodeMachine:
         if worker is None:
             return
         self.leases.worker_ended(worker, death)
+        if worker.actor:
+            self.checkpoints.worker_ended(worker.actor)
         self.counts["worker_deaths"] += worker.reason == ""
         exit_type, detail = self.ended_workers.add(worker, death, now)
         self.queries.process_ended(incarnation)
@@ -424,6 +433,7 @@ class NodeMachine:
             self.actors.worker_died(actor.id, actor.worker, death)
         self.groups.node_ended(incarnation)
         self.queries.node_ended(incarnation)
+        self.checkpoints.node_ended(incarnation)
         self.unheld.nodes_changed(now, incarnation)
         self.adoption.home_gone(incarnation, death)
         self._settle()
@@ -449,6 +459,10 @@ class NodeMachine:
         """Whether that node, the home according to the actor's row, lives and knows the actor."""
         return node in self.cluster.peers or (node == self.incarnation and actor in self.actors.actors)
 
+    def _checkpoint_saved(self, worker: bytes, message: m.SaveCheckpoint) -> None:
+        if not self.foreign.from_worker(worker, message):
+            self.actors.checkpointed(worker, message)
+
     def _ask_held(self, peer: bytes, message: m.AskHeld) -> None:
         if peer != message.asker or peer not in self.cluster.peers:
             self.refuse(peer, "AskHeld from a process that is no node")
@@ -470,7 +484,7 @@ class NodeMachine:
         self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.environments, self.actors, self.foreign, self.actor_rows,
                      self.cluster, self.remote_leases, self.groups, self.jobs, self.events, self.metrics,
-                     self.placements, self.leases, self.places, self.unheld):
+                     self.placements, self.leases, self.places, self.checkpoints, self.unheld):
             part.check()
         for actor in self.foreign.actors.values():
             assert not actor.worker or self.placements[actor.lease].actor == actor.id

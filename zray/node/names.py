@@ -25,8 +25,12 @@ class GcsNames:
     def find(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
         self._client.lookup_name(namespace, name, lambda call: then(b"" if call.error else call.value or b""))
 
-    def record_actor(self, actor: bytes, row: dict[str, Any] | None) -> None:
-        self._client.record_actor(actor, row)
+    def record_actor(self, actor: bytes, row: dict[str, Any] | None, then: Callable[[], None] | None = None) -> None:
+        def done(call: Call) -> None:
+            if then is not None and not call.error:
+                then()
+
+        self._client.record_actor(actor, row, done if then is not None else None)
 
     def watch_actor(self, actor: bytes, changed: Callable[[dict[str, Any] | None], None]) -> int:
         """``changed(row)`` once the store answers, and at each change; None when there is no row."""

@@ -15,7 +15,8 @@ class Names(Protocol):
 
     def find(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None: ...
 
-    def record_actor(self, actor: bytes, row: dict | None) -> None: ...
+    def record_actor(self, actor: bytes, row: dict | None, then: Callable[[], None] | None = None) -> None:
+        """``then()`` when the row is stored; not when the control store refuses it."""
 
     def watch_actor(self, actor: bytes, changed: Callable[[dict | None], None]) -> int: ...
 

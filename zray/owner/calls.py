@@ -8,12 +8,16 @@
 
 A call whose arguments are not ready holds back the later calls of this caller, unless the actor allows any order.
 When an actor's process dies, its calls in flight end only when our own connection to it is closed and drained.
+
+Calls to an actor with checkpoints have numbers as well, and are kept until a checkpoint covers them
+(zray.owner.call_log).  A new life gets an offer of what is kept before it gets calls, and not while replies of the
+earlier life may still come.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray.base.argument_errors import argument_failed
 from zray.base.causes import Cause
@@ -24,8 +28,22 @@ from zray.owner.reconstruction import waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
-from zray.wire.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
+from zray.wire.messages import (
+    FAILED,
+    ActorState,
+    AskCheckpoint,
+    CallsCovered,
+    CallsDone,
+    CancelTask,
+    LoggedDone,
+    PushCalls,
+    PushLogged,
+    WatchActor,
+)
 from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
+
+if TYPE_CHECKING:
+    from zray.owner.call_log import CallLog
 
 WINDOW_CALLS = 4096  # calls in flight to one actor, at most
 BATCH_CALLS = 512
@@ -42,7 +60,7 @@ class ActorLink:
 
     __slots__ = ("actor", "name", "state", "life", "link", "queue", "inflight", "next_seq", "cause", "unfinished",
                  "life_record", "any_order", "dirty", "watched", "pid", "methods", "max_task_retries",
-                 "max_pending", "killed", "created")
+                 "max_pending", "killed", "created", "log")
 
     def __init__(self, actor: bytes, name: str, any_order: bool):
         self.actor = actor
@@ -65,6 +83,7 @@ class ActorLink:
         self.max_pending: int | None = None  # None until a handle gives the number
         self.created = False  # by this process
         self.killed = False  # by this process; no more calls to this life while the node has not reported its end
+        self.log: CallLog | None = None  # of an actor with checkpoints
 
 
 class DrainingLife(NamedTuple):
@@ -79,8 +98,9 @@ class DrainingLife(NamedTuple):
 class ActorCalls:
     """All calls of this process to actors."""
 
-    def __init__(self, node: bytes, net: Net, refs: References, submitter: Submitter):
+    def __init__(self, node: bytes, net: Net, refs: References, submitter: Submitter, log_bytes_max: int = 1 << 26):
         self.node = node
+        self.log_bytes_max = log_bytes_max  # of the calls to one actor with checkpoints
         self.net = net
         self.refs = refs
         self.submitter = submitter
@@ -154,6 +174,8 @@ class ActorCalls:
 
     def _push(self, link: ActorLink) -> None:
         assert link.link is not None
+        if link.log is not None and not self._may_push(link, link.log):
+            return
         queue, inflight = link.queue, link.inflight
         room = WINDOW_CALLS - len(inflight)
         while queue and room > 0:
@@ -192,7 +214,67 @@ class ActorCalls:
             link.next_seq = seq
             if not wire:
                 return
-            self.net.send(link.link.peer, PushCalls(link.actor, link.life, first, wire))
+            if link.log is None:
+                self.net.send(link.link.peer, PushCalls(link.actor, link.life, first, wire))
+            elif not self._push_logged(link, link.log, first, wire):
+                return
+
+    # ------------------------------------------------------------ actors with checkpoints
+
+    def _may_push(self, link: ActorLink, log: CallLog) -> bool:
+        """Whether the actor may get calls now: this life has our offer, and our log has room."""
+        assert link.link is not None
+        if log.offered < link.life:
+            if any(left.link is link for left in self.draining.values()):
+                return False
+            for offer in log.offer(link.actor, link.life):
+                self.net.send(link.link.peer, offer)
+        self._ask_checkpoint(link, log)
+        return not log.is_full
+
+    def _push_logged(self, link: ActorLink, log: CallLog, first: int, wire: list[tuple[Any, ...]]) -> bool:
+        """Send a batch; whether more calls may follow."""
+        assert link.link is not None
+        numbers = [log.pushed(link.inflight[sequence], link.life, sequence, call)
+                   for sequence, call in enumerate(wire, first)]
+        self.net.send(link.link.peer, PushLogged(link.actor, link.life, first, wire, numbers, log.ended))
+        return not log.is_full
+
+    def _ask_checkpoint(self, link: ActorLink, log: CallLog) -> None:
+        if log.wants_checkpoint and link.link is not None and not link.killed:
+            log.asked = True
+            self.net.send(link.link.peer, AskCheckpoint(link.actor, link.life, log.ended))
+
+    def on_logged_done(self, peer: bytes, message: LoggedDone) -> None:
+        link = self.links.get(message.actor)
+        if link is None or link.log is None:
+            return
+        if self.by_worker.get(peer) is link and link.life == message.life:
+            inflight = link.inflight
+        elif peer in self.draining and self.draining[peer].link is link:
+            inflight = self.draining[peer].inflight
+        else:
+            return
+        log = link.log
+        for sequence, start in zip(message.ends[::2], message.starts, strict=True):
+            if sequence in inflight:
+                log.answered(message.life, sequence, start, inflight[sequence])
+        log.told(message.order)
+        self.on_calls_done(peer, message)  # type: ignore[arg-type]  # it has the same fields
+        self._ask_checkpoint(link, log)
+
+    def on_covered(self, peer: bytes, message: CallsCovered) -> None:
+        link = self.links.get(message.actor)
+        if link is None or link.log is None:
+            return
+        link.log.cover(message.start, message.life)
+        self._ask_checkpoint(link, link.log)
+        self._touch(link)
+
+    def _touch(self, link: ActorLink) -> None:
+        if not link.dirty:
+            link.dirty = True
+            self.dirty.append(link)
 
     # ------------------------------------------------------------ answers
 
@@ -285,6 +367,8 @@ class ActorCalls:
                 task.missing += 1
 
     def _fail(self, link: ActorLink, task: Task, failure: list[Any]) -> None:
+        if link.log is not None:
+            link.log.gave_up(task)
         self._end_call(link)
         self.submitter.fail(task, failure)
 
@@ -335,6 +419,10 @@ class ActorCalls:
             link.life = message.life
             link.link = WorkerLink(message.worker, message.endpoint)
             link.pid = message.cause.get("pid", 0)
+            if link.log is None and message.cause.get("checkpoints"):
+                from zray.owner.call_log import CallLog
+
+                link.log = CallLog(self.log_bytes_max, self.refs.unpin_all)
             link.next_seq = 1
             self.by_worker[message.worker] = link
             self.net.connect(message.worker, message.endpoint)
@@ -348,6 +436,8 @@ class ActorCalls:
         elif message.state == DEAD:
             self._leave_life(link)
             self._fail_queue(link)
+            if link.log is not None:
+                link.log.clear()
             self._forget_dead_links(link)
 
     def _forget_dead_links(self, link: ActorLink) -> None:
@@ -398,6 +488,8 @@ class ActorCalls:
                 self._fail(link, task, self.death_of(link) or [FAILED, "actor_unavailable", detail])
         if retry:
             self._requeue(link, retry)
+        if link.log is not None:
+            self._touch(link)  # the next life may have our offer now
 
     def _fail_queue(self, link: ActorLink) -> None:
         """Fail queued calls that the actor will not take: all, or while it restarts those without retries."""
@@ -500,6 +592,8 @@ class ActorCalls:
         for link in self.links.values():
             assert link.unfinished >= 0
             assert not (link.inflight and link.link is None)
+            if link.log is not None:
+                link.log.check()
             for seq, task in link.inflight.items():
                 assert task.state == PUSHED and task.seq == seq < link.next_seq
             queued = [task for task in link.queue if task.state != DONE]

@@ -422,12 +422,12 @@ class Core(Process):
                 "class_name": "Actor", "job": self.job, "strategy": strategy or {}, "name": "", "detached": False,
                 "out_of_order": False, **named}
 
-    def create_detached(self, name: str, restarts: int, then: Callable[[Handle], None]) -> None:
+    def create_detached(self, name: str, restarts: int, then: Callable[[Handle], None], **more: Any) -> None:
         """An actor that outlives its driver; calls ``then(handle)``, unless the name is taken."""
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.around.oracle.detached(actor, name)
-        spec = self._actor_spec(restarts, 1, None, detached=True, name=name, namespace="sim")
+        spec = self._actor_spec(restarts, 1, None, detached=True, name=name, namespace="sim", **more)
 
         def created(handle: Handle) -> None:
             if handle.actor == actor:
@@ -477,6 +477,14 @@ class Core(Process):
         self.calls.submit(link, task)
         self.stir()
         return result
+
+    def call_apply(self, handle: Handle, seconds: float = 0.0) -> Ref:
+        """A call that changes the state of an actor with checkpoints."""
+        applied = self.around.oracle.applied
+        x = applied.fresh()
+        ref = self.call(handle, x, program=["apply", x, seconds, []])
+        applied.called(handle.actor, ref.oid, x)
+        return ref
 
     def kill_actor(self, handle: Handle, *, no_restart: bool) -> None:
         self.calls.kill(handle.actor)
@@ -537,7 +545,8 @@ class Core(Process):
                     or self.submitter.reconstruction.running or self.submitter.reconstruction.asked
                     or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
                     or not self.machine.creations.is_empty()
-                    or self.calls.draining or any(link.unfinished for link in self.calls.links.values()))
+                    or self.calls.draining or any(link.unfinished or link.log is not None and link.log.calls
+                                                  for link in self.calls.links.values()))
 
     def check(self) -> None:
         self.mesh.check()

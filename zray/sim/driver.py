@@ -21,6 +21,7 @@ from zray.wire import messages as m
 
 ASKED_DEPTH = 4  # processes, one after the other
 ANSWER_S_MAX = 0.3
+SAVED_NAME = "saved"  # of a detached actor with checkpoints
 ACTOR_NAMES = ("one", "two")  # of detached actors, which drivers share
 # Sync, threaded and async actors.
 CONCURRENCY: tuple[dict[str, Any], ...] = (
@@ -41,6 +42,8 @@ class SimDriver(Core):
         self.generators: set[bytes] = set()  # the objects of the references to items
         self.maps: list[Any] = []
         self.handles: list[Any] = []
+        self.saved: list[Any] = []  # handles of actors with checkpoints
+        self.applied: list[Any] = []  # results of calls that change their state: no arguments of tasks
         self.script: Iterator[Any] | None = None
         self.finished = False
         self.whys_asked = 0
@@ -120,7 +123,7 @@ class SimDriver(Core):
 
     def _see_all(self, inner_too: bool) -> Iterator[Any]:
         """Wait for all references and read them; read lost values again when they have been made again."""
-        left = list(self.refs_held)
+        left = self.refs_held + self.applied
         while left:
             yield "wait", [ref.record for ref in left]
             for ref in left:
@@ -228,6 +231,9 @@ class SimDriver(Core):
         plan = self.around.plan
         if plan.groups and random.random() < 0.15:
             self._use_group(random)
+            return
+        if plan.checkpoints and random.random() < plan.checkpoints:
+            self._use_saved(random)
             return
         if plan.detached and random.random() < 0.15:
             self._use_detached(random)
@@ -388,6 +394,37 @@ class SimDriver(Core):
         else:
             self.look_up(name, self.handles.append)
 
+    def _use_saved(self, random: Random) -> None:
+        """An actor with checkpoints: several processes change its state."""
+        what = random.random()
+        if not self.saved or what < 0.2:
+            every = random.choice(({"calls": 1}, {"calls": 3}, {"calls": 10}, {"seconds": 0.05}))
+            if self.around.plan.detached and random.random() < 0.4:
+                if random.random() < 0.5:
+                    self.create_detached(SAVED_NAME, -1, self.saved.append, checkpoints=every)
+                else:
+                    self.look_up(SAVED_NAME, self.saved.append)
+            else:
+                self.saved.append(self.create_actor(-1, -1, strategy=self._strategy(random),
+                                                    concurrency={"checkpoints": every}))
+            return
+        handle = random.choice(self.saved)
+        if what < 0.8:
+            for _ in range(random.randint(1, 8)):
+                self.applied.append(self.call_apply(handle, random.choice((0.0, 0.0, 0.002))))
+            if self.around.plan.cancels and random.random() < 0.2:
+                self.around.oracle.happened["cancel"] += 1
+                self.later(random.choice((0.0, 0.001, 0.003)), self._cancel_call, self.applied[-1].again())
+        elif what < 0.9 and handle.life is not None:
+            program = ["applies", random.randrange(1 << 20), 0.0, [random.randint(1, 4), handle.actor]]
+            self.refs_held += self.submit(program, [], [handle.life])
+        elif what < 0.93:
+            self.saved.remove(handle)
+            handle.drop()
+        else:
+            self.around.oracle.happened["kill"] += 1
+            self.kill_actor(handle, no_restart=random.random() < 0.1)
+
     def _cancel_call(self, ref: Any) -> None:
         self.cancel(ref, force=False, recursive=self.kinds.random() < 0.5)
         ref.drop()
@@ -428,13 +465,13 @@ class SimDriver(Core):
             self.kill_actor(handle, no_restart=random.random() < 0.5)
 
     def drop_all(self) -> None:
-        for ref in self.refs_held:
+        for ref in self.refs_held + self.applied:
             ref.drop()
-        for handle in self.handles:
+        for handle in self.handles + self.saved:
             handle.drop()
         self.dropped += self.streams
         self.dropped += self.maps
-        self.refs_held, self.handles, self.streams, self.maps = [], [], [], []
+        self.refs_held, self.handles, self.saved, self.applied, self.streams, self.maps = [], [], [], [], [], []
         self.stir()
 
 

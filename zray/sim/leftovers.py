@@ -49,7 +49,7 @@ def _of_node(node: SimNode, unheard: set[int]) -> Iterator[str]:
             ("foreign actors", machine.foreign.actors), ("watches", machine.actor_rows.entries),
             ("remote leases", machine.remote_leases.leases),
             ("dials", machine.cluster._dialling), ("requests", machine.places.requests),
-            ("asked", machine.queries.asked),
+            ("asked", machine.queries.asked), ("checkpoints", node.files.names("")),
             ("requests of its client", node.gcs.client.open_calls()),
             ("leases elsewhere", machine.bottom_up.spillback.leases)):
         if found:

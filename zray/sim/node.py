@@ -28,6 +28,7 @@ from zray.node.peers.cluster import routed
 from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import UNIT
+from zray.sim.files import MemoryFiles
 from zray.sim.history import GcsHistory
 from zray.sim.process import Process
 from zray.sim.surroundings import SimSurroundings
@@ -73,6 +74,7 @@ class SimNode(Process):
         self.own_row: dict[str, Any] = {
             "node_id": self.node_id, "endpoint": self.mesh.serve_tcp(), "name": "", "total": self.total,
             "labels": {}, "shown": {}}
+        self.files = MemoryFiles()
         self.ready = False
         self.refused = ""
         self.watched: set[bytes] = set()  # drivers whose process this node watches
@@ -139,7 +141,8 @@ class SimNode(Process):
                 ends=Ends(), new_worker_id=self._new_worker_id,
                 attach=lambda incarnation, pid: {}, environ={}, store_report=dict, stored_bytes=int,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
-                free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs))
+                free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs,
+                checkpoints=self.files))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())
         self.ready = True
         self.core.start(joined.rows if joined is not None else [])

@@ -12,8 +12,9 @@ from typing import Any
 from zray.base.argument_errors import innermost
 from zray.owner.failures import failure_in
 from zray.owner.unhandled import SHOWN
+from zray.sim.applied import Applied
 from zray.sim.failure import Violation
-from zray.sim.programs import FAILS, retried_errors
+from zray.sim.programs import APPLIED, FAILS, retried_errors
 from zray.sim.views import CoreView, CoreViews, NodeView
 from zray.wire.messages import FAILED
 
@@ -53,6 +54,7 @@ class Oracle:
         self.served: list[tuple[Any, bytes]] = []  # (worker, owner) of every start
         self.retried: set[tuple[bytes, int]] = set()  # (task, attempt) that raised an exception to be retried
         self.seen = 0
+        self.applied = Applied(self.is_lost, self._lives)
 
     # ------------------------------------------------------------ what was asked for
 
@@ -101,6 +103,10 @@ class Oracle:
     def heard_of_the_dead(self, node: NodeView, peer: bytes) -> None:
         """A daemon has taken a message from that process, whose node it knows to be dead."""
         raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
+
+    def _lives(self, process: bytes) -> bool:
+        core = self._cores.get(process)
+        return core is not None and not self.is_lost(core)
 
     def is_lost(self, core: CoreView) -> bool:
         """Others may behave as if it were dead."""
@@ -162,7 +168,9 @@ class Oracle:
                 self._excused(oid, right, value)
             return False
         number = core.peek(value)
-        if number != right:
+        if right == APPLIED:
+            self.applied.observed(core, oid, number)
+        elif number != right:
             raise Violation(f"object {oid.hex()} is {number}, and should be {right}: {self.programs.get(oid[:24])}")
         if oid[:24] in self.programs and oid[:24] not in self.runs:
             raise Violation(f"task {oid[:24].hex()} has a value and never ran")

@@ -49,6 +49,7 @@ class Plan:
     transfers: bool = False  # reads from other nodes take time and may fail; some objects are on disk
     far: bool = False  # drivers keep results on other nodes, of which one ends
     whys: bool = False  # drivers ask why objects are pending
+    checkpoints: float = 0.0  # part of the steps that use actors with checkpoints
     storm: int = 0  # placement groups that each of some tasks creates, uses and removes
 
     @classmethod
@@ -76,6 +77,7 @@ class Plan:
             detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3,
             storm=random.choice((0, 0, 1, 2, 4)), maps=Random(f"maps {seed}").random() < 0.4,
             whys=Random(f"whys {seed}").random() < 0.3, generators=Random(f"generators {seed}").random() < 0.3,
+            checkpoints=0.3 * (Random(f"checkpoints {seed}").random() < 0.4),
             stored=far or Random(f"stored {seed}").random() < 0.6, loses=loses, far=far,
             transfers=far or Random(f"transfers {seed}").random() < 0.5,
             starved=0 if one else Random(f"starved {seed}").choice((0, 0, 1, 2)))

@@ -27,6 +27,8 @@ when it raises.  The oracle knows the errors that a fault may cause in its place
     exit    ends its actor; parts[0]: it may be restarted
     actor   creates an actor, calls it, drops it
     calls   calls the actor parts[1], whose handle is an argument
+    apply   a call of an actor with checkpoints: changes its state (zray.sim.applied)
+    applies makes parts[0] such calls of the actor parts[1], whose handle is an argument
     group   creates a placement group [bundles, strategy, resource], runs a task in each bundle, removes it
     groups  parts[0] groups at once; the rest of parts describes each
 """
@@ -46,6 +48,7 @@ from zray.worker.queue import ARGS
 
 FAILS = "fails"
 ALWAYS = 99  # in the place of attempts: it raises in each
+APPLIED = "applied"  # the value is a number of the actor's state
 FRESH = {"LD_PRELOAD": "simulated"}
 MODULUS = 1 << 40
 LEAVES = ("value", "value", "value", "raise", "flaky", "crash", "many", "stream")
@@ -142,6 +145,10 @@ def expected(program: list[Any], deps: list[Any], nested: list[Any]) -> Any:
         return FAILS
     if kind == "raise":
         return FAILS
+    if kind == "apply":
+        return APPLIED
+    if kind == "applies":
+        return mix(x)
     if kind in ("many", "stream"):
         return [mix(x, i, *deps) for i in range(parts[0])]
     if kind == "fixed":
@@ -234,6 +241,11 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
         return mix(x, *(yield from _calls(core, handle, x, parts[0])))
     if kind in ("group", "groups"):
         return mix(x, *(yield from _in_groups(core, x, *((1, *parts) if kind == "group" else parts))))
+    if kind == "apply":
+        return core.apply(x)
+    if kind == "applies":
+        yield from _applies(core, core.handle_of(parts[1], nested[0]), parts[0])
+        return mix(x)
     if kind == "calls":
         return mix(x, *(yield from _calls(core, core.handle_of(parts[1], nested[0]), x, parts[0])))
     return mix(x, *deps)
@@ -280,6 +292,16 @@ def _calls(core: Any, handle: Any, x: int, count: int) -> Generator[Any, Any, An
     handle.drop()
     try:
         return (yield from _values(core, refs))
+    finally:
+        for ref in refs:
+            ref.drop()
+
+
+def _applies(core: Any, handle: Any, count: int) -> Generator[Any, Any, Any]:
+    refs = [core.call_apply(handle) for _ in range(count)]
+    handle.drop()
+    try:
+        yield from _values(core, refs)
     finally:
         for ref in refs:
             ref.drop()

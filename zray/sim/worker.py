@@ -14,6 +14,7 @@ import msgpack
 
 from zray.base import ids
 from zray.base.causes import Cause
+from zray.base.checkpoint_names import file_name
 from zray.core.ports import Work
 from zray.environments.spec import variables
 from zray.handles.options import STREAMING
@@ -24,6 +25,7 @@ from zray.sim.map_runs import MapRun
 from zray.sim.node import SimNode
 from zray.wire import messages as m
 from zray.worker.actors.life import CallGroup, sizes_of
+from zray.worker.actors.logged import CheckpointMark, Replayed, Taken
 from zray.worker.machine import RUN, STOP, WorkerMachine
 from zray.worker.queue import EXTRA, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
 from zray.worker.run.generators import Items
@@ -50,6 +52,7 @@ class Run:
         self.waits_for: list[Any] | None = None  # set while another run is on its stack
         self.owned: Any = None  # the Task, if this process owns it
         self.wake: Callable[[], None] | None = None  # set during a wait that a cancel ends
+        self.replayed: Replayed | None = None  # it is a call of an earlier life of the actor
 
 
 class SimWorker(Core):
@@ -63,6 +66,8 @@ class SimWorker(Core):
         self.functions: set[bytes] = set()
         self.actor: m.ActorInit | None = None
         self.up = False
+        self.saving = False  # the state is being written
+        self.state: list[int] = []  # of an actor with checkpoints: see zray.sim.applied
         self.heard = False  # the node knows the end of this actor
         self.started_under: dict[str, str] = {}
         self.map_run: MapRun | None = None  # the running chunk
@@ -166,7 +171,12 @@ class SimWorker(Core):
                     self.map_run = MapRun(self, entry, self._map_is_over)
                     self.map_run.next()
                     return
-                self._start(Run(entry, None, self.net.now))
+                if type(entry[2]) is CheckpointMark:
+                    self._checkpoint()
+                elif type(entry[2]) is Replayed:
+                    self._replay(entry[2])
+                else:
+                    self._start(Run(entry, None, self.net.now))
                 return
         following = self.work.pause()
         if following == RUN:
@@ -206,6 +216,14 @@ class SimWorker(Core):
         self.later(self.net.random.uniform(0, 0.01), self._constructed)
 
     def _constructed(self) -> None:
+        logged = self.work.logged
+        if logged is not None:
+            taken = None
+            if logged.checkpoint is not None:
+                start, callers, self.state = msgpack.unpackb(self.host.files.files[logged.checkpoint["file"]])
+                taken = Taken(start, callers)
+                self.around.oracle.applied.restored += 1
+            logged.restore(taken)
         self.up = True
         self.work.actor_up()
         self.wake()
@@ -233,12 +251,52 @@ class SimWorker(Core):
         elif not self.work.announced:
             self.work.announce_end()
 
+    # ------------------------------------------------------------ checkpoints: zray.worker.actors.saving
+
+    def _checkpoint(self) -> None:
+        logged = self.work.logged
+        assert logged is not None and self.actor is not None
+        self.work.flush()
+        taken = logged.begin()
+        if taken is None:
+            self._checkpointed(None, b"")
+            return
+        self.saving = True
+        name = file_name(self.actor.actor, self.actor.life, taken.start)
+        packed = msgpack.packb([taken.start, taken.callers, self.state])
+        self.later(self.net.random.uniform(0, 0.002), self._checkpointed, name, packed)
+
+    def _checkpointed(self, name: str | None, packed: bytes) -> None:
+        logged = self.work.logged
+        assert logged is not None
+        self.saving = False
+        if name is not None:
+            if self.host.alive:
+                self.host.files.write(name, 0, packed, True)
+            logged.saved({"file": name, "bytes": len(packed)})
+        self.work.queue.finish()
+        self.wake()
+        self.stir()
+
+    def _replay(self, replayed: Replayed) -> None:
+        assert self.actor is not None
+        self.around.oracle.applied.replayed += 1
+        run = Run((ServedLease(replayed.caller, self.actor.life), 0, replayed.task), None, self.net.now)
+        run.replayed = replayed
+        self._start(run)
+
+    def apply(self, x: int) -> int:
+        """A call changes the state of this actor."""
+        assert self.actor is not None
+        return self.around.oracle.applied.ran(self, self.actor.actor, self.state, x)
+
     # ------------------------------------------------------------ runs
 
     def _start(self, run: Run) -> None:
         self.runs[run.task[TASK_ID], run.task[TASK_ATTEMPT]] = run
         group = run.group.name if run.group is not None else ""
-        self.around.oracle.started(self, run.lease.owner, run.sequence, run.task, group)
+        if run.replayed is None:
+            self.around.oracle.started(self, run.lease.owner, run.sequence, run.task, group)
         self.later(START_S, self._begin, run)
 
     def _begin(self, run: Run) -> None:
@@ -322,6 +380,8 @@ class SimWorker(Core):
         return self.result(value, owner, ids.return_id(task, index))
 
     def _returned(self, run: Run, value: Any) -> Any:
+        if run.replayed is not None and not run.replayed.wanted:
+            return None
         if run.made is not None:
             return run.made.ended()
         if run.task[RETURNS] == STREAMING:
@@ -430,6 +490,13 @@ class SimWorker(Core):
             result = with_extra(result, held=held)
         if (task[EXTRA] or {}).get("max_calls") and result is not None:
             result = work.count_run(task, result)
+        if run.replayed is not None:
+            assert work.logged is not None
+            work.queue.finish()
+            work.logged.replay_ended(run.replayed, result)
+            self.wake()
+            self.stir()
+            return
         self.around.oracle.ended(self, run.lease.owner, task, result)
         took_ns = int((self.net.now - run.began) * 1e9)
         if run.outer is not None:
@@ -450,7 +517,8 @@ class SimWorker(Core):
     def check(self) -> None:
         super().check()
         self.work.check()
-        main = sum(run.group is None and run.outer is None for run in self.runs.values()) + (self.map_run is not None)
+        main = sum(run.group is None and run.outer is None for run in self.runs.values()) + (
+            self.map_run is not None) + self.saving
         assert main == (self.work.queue.running is not None), "the queue does not know what runs"
 
 

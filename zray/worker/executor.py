@@ -31,7 +31,7 @@ from zray.worker.execution import Generators
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
-from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, ServedLease
+from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
 from zray.worker.run import generators, invoke, results
 from zray.worker.run.cancel import Interrupts
 from zray.worker.run.functions import FunctionCache
@@ -225,7 +225,7 @@ class TaskExecutor:
                 self._enter(lease)
             marks[1] = sequence
             if type(task) is not list:
-                before = self._run_map(lease, task)
+                before = self._run_other(lease, task)
                 continue
             try:
                 task_id, attempt, key, payload, count, extra = task
@@ -274,9 +274,16 @@ class TaskExecutor:
                 self._flush_now()
                 before = clock()
 
-    def _run_map(self, lease: ServedLease, task: Any) -> int:
-        """Run the chunk of a map; returns when it ended, in ns."""
-        self.maps.run(lease, task)
+    def _run_other(self, lease: ServedLease, work: Any) -> int:
+        """Run a chunk of a map; of an actor with checkpoints, a checkpoint or a call of an earlier life.
+
+        Returns when it ended, in ns.
+        """
+        if type(work) is QueuedChunk:
+            self.maps.run(lease, work)
+        else:
+            assert self.actor is not None and self.actor.saving is not None
+            self.actor.saving.run(lease, work)
         self.queue.running = None
         return time.perf_counter_ns()
 

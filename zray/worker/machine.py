@@ -17,22 +17,29 @@ The executor's hot loop contains the code of these two: a call a task would cost
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.wire.messages import (
     FAILED,
     ActorExit,
     ActorInit,
     ActorUp,
+    AskCheckpoint,
     Blocked,
+    CallerNews,
     CallsDone,
     CancelTask,
+    CheckpointHere,
+    CheckpointSaved,
+    FetchCheckpoint,
     FunctionDef,
     HandBack,
     JobOver,
     JobSettings,
     LeaseOpen,
+    OfferCalls,
     PushCalls,
+    PushLogged,
     PushMap,
     PushTasks,
     StreamAck,
@@ -43,6 +50,9 @@ from zray.worker.actors.life import ActorLife, CallGroup
 from zray.worker.queue import EXTRA, FUNCTION, Entry, QueuedChunk, ServedLease, TaskQueue
 from zray.worker.run.production import Production
 from zray.worker.run.results import cancelled, identity, with_extra
+
+if TYPE_CHECKING:
+    from zray.worker.actors.logged import LoggedCalls
 
 # So many replies are sent together while more tasks wait: a quarter of the default run-ahead, so that the owner
 # pushes the next batch while this one runs.  Each reply is two items of a list.
@@ -123,6 +133,8 @@ class WorkerMachine:
         self.productions: dict[tuple[bytes, int], Production] = {}  # running generators
         self.actor_to_start: ActorInit | None = None
         self.actor: ActorLife | None = None
+        self.logged: LoggedCalls | None = None  # the calls of an actor with checkpoints
+        self._fetching: ActorInit | None = None  # an actor whose checkpoint is fetched from another node
         self.has_job = False  # no task may run before the job is known
         self.stopping: str | None = None
         self.exiting = False  # max_calls is reached, and the owner knows it
@@ -146,7 +158,10 @@ class WorkerMachine:
             LeaseOpen.CODE: self.on_lease_open, FunctionDef.CODE: self.on_function, PushTasks.CODE: self.on_push,
             PushMap.CODE: self.on_push_map, CancelTask.CODE: self.on_cancel, StreamAck.CODE: self.on_stream_ack,
             ActorInit.CODE: self.on_actor_init, PushCalls.CODE: self.on_calls, WorkerExit.CODE: self.on_exit,
-            JobSettings.CODE: self.on_job, JobOver.CODE: self.on_job_over}
+            JobSettings.CODE: self.on_job, JobOver.CODE: self.on_job_over,
+            PushLogged.CODE: self.on_logged, OfferCalls.CODE: self.on_logged, AskCheckpoint.CODE: self.on_logged,
+            CallerNews.CODE: self.on_logged, CheckpointSaved.CODE: self.on_logged,
+            CheckpointHere.CODE: self.on_checkpoint_here}
 
     # ------------------------------------------------------------ messages
 
@@ -180,9 +195,59 @@ class WorkerMachine:
             production.acknowledge(message.consumed)
 
     def on_actor_init(self, peer: bytes, message: ActorInit) -> None:
-        if self.actor is None and self.actor_to_start is None:
+        if self.actor is None and self.actor_to_start is None and self._fetching is None:
+            if message.spec.get("checkpoints") and self._fetches(message):
+                return
             self.actor_to_start = message
             self._wake_queue()
+
+    def _fetches(self, message: ActorInit) -> bool:
+        """An actor with checkpoints begins; whether its checkpoint must be fetched from another node first."""
+        from zray.worker.actors.logged import LoggedCalls
+
+        self.logged = LoggedCalls(
+            message, self.queue, to_node=self._send_to_node, send=self.send, later=self._later, wake=self._wake_queue)
+        place = self.logged.checkpoint
+        if place is None or "file" not in place or self.node in place["holders"]:
+            return False
+        self._fetching = message
+        self._send_to_node(FetchCheckpoint(place["file"], place["holders"]))
+        return True
+
+    def on_checkpoint_here(self, peer: bytes, message: CheckpointHere) -> None:
+        fetched, self._fetching = self._fetching, None
+        if fetched is None or self.logged is None:
+            return
+        if not message.found:
+            self.logged.lose("all nodes that had its checkpoint are gone")
+            return
+        self.actor_to_start = fetched
+        self._wake_queue()
+
+    def _send_to_node(self, message: Any) -> None:
+        self.send(self.node, message)
+        self._kick()
+
+    def on_logged(self, peer: bytes, message: Any) -> None:
+        """A message about the numbered calls of an actor with checkpoints."""
+        logged, life = self.logged, self.actor
+        if logged is None or message.actor != logged.actor or message.life != logged.life:
+            return
+        kind = type(message)
+        if kind is PushLogged:
+            if life is not None and (life.leaving is not None or life.draining):
+                life.refused += 1
+                return
+            logged.on_push(peer, message)
+            self._answered(0)
+        elif kind is OfferCalls:
+            logged.on_offer(peer, message)
+        elif kind is AskCheckpoint:
+            logged.on_ask(peer, message)
+        elif kind is CallerNews:
+            logged.on_caller_news(peer, message)
+        else:
+            logged.on_saved(peer, message)
 
     def on_calls(self, peer: bytes, message: PushCalls) -> None:
         life = self.actor
@@ -361,6 +426,9 @@ class WorkerMachine:
         """Send all replies gathered so far; the thread that runs tasks may append to the lists meanwhile."""
         if not self.unsent:
             return
+        if self.logged is not None:
+            self._flush_logged(self.logged)
+            return
         for lease in list(self.unsent.values()):
             ends = lease.ends
             count = len(ends)
@@ -375,6 +443,14 @@ class WorkerMachine:
                 else:
                     self.send(lease.owner, TasksDone(lease.number, taken, spent * 2 // count))
             if lease is not self.lease:
+                self.unsent.pop(id(lease), None)
+
+    def _flush_logged(self, logged: LoggedCalls) -> None:
+        leases = list(self.unsent.values())
+        self._answered(sum(len(lease.ends) for lease in leases) // 2)
+        logged.flush(leases)
+        for lease in leases:
+            if lease is not self.lease and not lease.ends:
                 self.unsent.pop(id(lease), None)
 
     def hand_back(self) -> None:
@@ -529,6 +605,8 @@ class WorkerMachine:
         if self.actor is not None:
             self.actor.check()
             assert not (self.actor.groups and self.queue.entries), "calls of groups are in the queue"
+        if self.logged is not None:
+            self.logged.check()
         for lease in self.queue.leases.values():
             assert not lease.ends or id(lease) in self.unsent, "replies that would never be sent"
 

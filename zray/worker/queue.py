@@ -62,7 +62,9 @@ class QueuedChunk:
         self.cancelled: set[int] = set()  # positions
 
 
-Entry = tuple[ServedLease, int, Any]  # lease, sequence, task (a list as in PushTasks) or QueuedChunk
+# lease, sequence, and the work: a task (a list as in PushTasks), QueuedChunk, or CheckpointMark or Replayed of
+# zray.worker.actors.logged
+Entry = tuple[ServedLease, int, Any]
 
 
 class TaskQueue:
@@ -144,7 +146,7 @@ class TaskQueue:
         kept: list[Entry] = []
         for entry in self._drain():
             work = entry[2]
-            if found is None and type(work) is not QueuedChunk and (
+            if found is None and type(work) is list and (
                     work[TASK_ID] == task and work[TASK_ATTEMPT] == attempt):
                 found = entry[0], entry[1]
             else:

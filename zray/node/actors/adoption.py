@@ -32,6 +32,8 @@ class ActorAdoptionPorts(Ports):
     place: Callable[[Actor], None]  # look for a place
     lives_here: Callable[[bytes], None]  # the actor lives on this node, which is its home now
     homes_changed: Callable[[], None]  # requests that wait for a home of an actor try again
+    drop_checkpoints: Callable[[bytes], None]  # of that actor, on all nodes
+    learn_job: Callable[[int, bytes, dict[str, Any]], None]  # (number, driver, config): a job that may be unknown here
 
 
 class ActorAdoption:
@@ -65,6 +67,8 @@ class ActorAdoption:
             if not mine or actor in ports.actors.actors:
                 return
             adopted = ports.actors.adopt(actor, row, self._context.now)
+            if row.get("job"):  # after the actor is known, for which the job is kept
+                ports.learn_job(adopted.job, *row["job"])
             lives_on = node_of(adopted.worker) if adopted.worker else b""
             if lives_on in ports.cluster.peers:
                 self._context.send(lives_on, AdoptActor(actor, adopted.worker))
@@ -87,5 +91,7 @@ class ActorAdoption:
         def swapped(mine: bool) -> None:
             if mine and row["name"]:
                 names.release(row["ray_namespace"], row["name"], actor)
+            if mine and row.get("checkpoints"):
+                self._ports.drop_checkpoints(actor)
 
         names.swap_actor(actor, packed, ended, swapped)

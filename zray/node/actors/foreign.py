@@ -2,7 +2,9 @@
 
     PlaceActor from the home    -> a request to the scheduler, like one of our own actors'
     granted, worker ready       -> ActorPlaced to the home, which sends ActorInit through us
-    ActorUp, ActorExit          -> relayed to the home
+    ActorUp, ActorExit,
+    CallerSeen, SaveCheckpoint,
+    StateLost                   -> relayed to the home
     the worker's death          -> ActorWorkerDied to the home
     UnplaceActor, the home dies -> the request or the worker ends; a detached actor stays and waits for adoption
 
@@ -90,7 +92,8 @@ class ForeignActors:
         if foreign is not None:
             self._send_home(foreign, m.ActorNotPlaced(actor, foreign.life, cause, detail))
 
-    def from_worker(self, peer: bytes, message: m.ActorUp | m.ActorExit) -> bool:
+    def from_worker(self, peer: bytes,
+                    message: m.ActorUp | m.ActorExit | m.CallerSeen | m.SaveCheckpoint | m.StateLost) -> bool:
         """Relay a message of the worker to the actor's home; False when the actor does not live in
         that worker."""
         foreign = self.actors.get(message.actor)

@@ -4,6 +4,7 @@
     ActorUp, ActorExit                                   from the worker: to the home, which may be another node
     ActorPlaced, ActorNotPlaced, ActorWorkerDied         from the node where an actor of ours lives, or will live
     EndWorker, ResizeLease                               from the home of a foreign actor
+    CallerSeen, SaveCheckpoint, StateLost                from the worker: to the home, as ActorUp
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from zray.base.named_tuples import NamedTuple
 from zray.base.ports import Ports
+from zray.node.actors.checkpoints import CheckpointFiles
 from zray.node.actors.foreign import ForeignActors
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.rows import ActorRows
@@ -42,6 +44,7 @@ class ActorMessagePorts(Ports):
     rows: ActorRows
     foreign: ForeignActors
     places: ActorPlaces
+    checkpoints: CheckpointFiles
     remote: RemoteLeases
     cluster: PeerNodes
     pool: WorkerPool
@@ -96,7 +99,8 @@ class ActorMessages:
             m.KillActor.CODE: self._kill, m.ActorUp.CODE: self._up, m.ActorExit.CODE: self._exit,
             m.ActorPlaced.CODE: self._placed, m.ActorNotPlaced.CODE: self._not_placed,
             m.ActorWorkerDied.CODE: self._worker_died, m.EndWorker.CODE: self._end_worker,
-            m.ResizeLease.CODE: self._resize_lease,
+            m.ResizeLease.CODE: self._resize_lease, m.CallerSeen.CODE: self._caller_seen,
+            m.SaveCheckpoint.CODE: self._save_checkpoint, m.StateLost.CODE: self._state_lost,
             m.PlaceActor.CODE: ports.foreign.place, m.UnplaceActor.CODE: ports.foreign.unplace,
             m.AdoptActor.CODE: ports.foreign.adopt,
         }
@@ -146,6 +150,20 @@ class ActorMessages:
             self._ports.actors.exit(peer, message, self._context.now)
         # The process stays until then: its death, which the kernel reports, must not overtake its ActorExit.
         self._context.send(peer, m.WorkerExit("its exit is known"))
+
+    def _caller_seen(self, peer: bytes, message: m.CallerSeen) -> None:
+        if not self._ports.foreign.from_worker(peer, message):
+            self._ports.actors.caller_seen(peer, message)
+
+    def _save_checkpoint(self, peer: bytes, message: m.SaveCheckpoint) -> None:
+        if self._context.is_mine(peer):
+            self._ports.checkpoints.save(peer, message)
+        else:
+            self._ports.actors.checkpointed(peer, message)
+
+    def _state_lost(self, peer: bytes, message: m.StateLost) -> None:
+        if not self._ports.foreign.from_worker(peer, message):
+            self._ports.actors.state_lost(peer, message)
 
     # ------------------------------------------------------------ other nodes
 

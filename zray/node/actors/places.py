@@ -41,6 +41,9 @@ class ActorPlacePorts(Ports):
     needs_place: Callable[[Actor], None]  # an actor with its home here needs a place; one with a hard affinity may fail
     unplace_elsewhere: Callable[[UnplaceRequest], Any]  # send it to another node
     detached_ended: Callable[[int], None]  # a detached actor of that job has ended
+    job: Callable[[int], list[Any]]  # [driver, config] of that job, [] when it is unknown here
+    is_process: Callable[[bytes], bool]  # whether that is a live process of this node
+    drop_checkpoints: Callable[[bytes, set[bytes], str, str], None]  # see zray.node.actors.checkpoints
 
 
 class ActorPlaces:
@@ -168,10 +171,21 @@ class ActorPlaces:
         if actor.detached:
             self._ports.detached_ended(actor.job)
 
-    def record(self, actor: Actor) -> None:
-        self._ports.names.record_actor(actor.id, actor.record(self._context.me))
+    def record(self, actor: Actor, then: Callable[[], None] | None = None) -> None:
+        row = actor.record(self._context.me)
+        if row["spec"] is not None:
+            row["job"] = self._ports.job(actor.job)  # a node that adopts the actor may not know its job
+        self._ports.names.record_actor(actor.id, row, then)
         if actor.detached and actor.state == DEAD:
             self._ports.detached_ended(actor.job)
+
+    def has_ended(self, process: bytes) -> bool:
+        if self._context.is_mine(process):
+            return not self._ports.is_process(process)
+        return self._context.ends.has_ended(process)
+
+    def drop_checkpoints(self, actor: bytes, nodes: set[bytes], keep: str, only: str = "") -> None:
+        self._ports.drop_checkpoints(actor, nodes, keep, only)
 
     def erase(self, actor: bytes) -> None:
         self._ports.names.record_actor(actor, None)

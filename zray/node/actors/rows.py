@@ -205,5 +205,7 @@ def state_message(actor: bytes, row: Row) -> ActorState:
     """The state in a row, as the actor's home would send it."""
     if row["state"] == "ALIVE":
         cause = {"pid": row["pid"]} | row["death_cause"]
+        if row.get("checkpoints"):
+            cause["checkpoints"] = True
         return ActorState(actor, "ALIVE", row["num_restarts"], row["worker"], row["endpoint"], cause)
     return ActorState(actor, row["state"], row["num_restarts"], b"", "", row["death_cause"])

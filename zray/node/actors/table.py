@@ -15,9 +15,11 @@
     any         owner gone, job over          DEAD         kinds "owner_died", "job_over" (detached actors stay)
     any         its placement group removed   DEAD         kind "pg_removed"
     PENDING, RESTARTING: its only node gone   DEAD         kind "unschedulable"
+    any         its state cannot be restored  DEAD         kind "state_lost"
 
 Kinds a DEAD cause may carry: init, died, killed, exited, out_of_scope, owner_died, job_over, name_taken, pg_removed,
-unschedulable, unknown.
+unschedulable, state_lost, unknown.
+
 
 ``life`` counts restarts and travels in every message about an actor, so late messages of an earlier
 life are ignored.
@@ -32,17 +34,20 @@ from typing import Any, Protocol
 
 from zray.base.causes import Cause
 from zray.base.ids import node_of
+from zray.node.actors.recovery import ActorRecovery, RecoveryPorts
 from zray.node.effects import JOB_OVER, Note, Send
 from zray.wire.messages import (
     CARRYING,
     STORED,
     ActorExit,
-    ActorInit,
     ActorReply,
     ActorState,
     ActorUp,
+    CallerSeen,
     CreateActor,
     KillActor,
+    SaveCheckpoint,
+    StateLost,
     WorkerExit,
 )
 from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
@@ -57,7 +62,7 @@ DEAD_KEPT_MAX = 10_000
 EXIT_GRACE_S = 35.0
 
 
-class ActorPorts(Protocol):
+class ActorPorts(RecoveryPorts, Protocol):
     """Ports of the table."""
 
     def place(self, actor: Actor) -> None:
@@ -86,9 +91,6 @@ class ActorPorts(Protocol):
     def not_made(self, actor: Actor) -> None:
         """Another actor has its name."""
 
-    def record(self, actor: Actor) -> None:
-        """Write the actor's row of the control store."""
-
     def erase(self, actor: bytes) -> None:
         """Delete the row: the actor ended long ago."""
 
@@ -96,9 +98,9 @@ class ActorPorts(Protocol):
 class Actor:
     """One actor over all its lives."""
 
-    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "last_worker", "lease", "life",
-                 "owner", "pid", "placed_s", "recycle_reason", "repr_name", "restarts_left", "spec", "started", "state",
-                 "up_s", "watchers", "worker")
+    __slots__ = ("assigned", "callers", "cause", "checkpoint", "checkpoint_nodes", "endpoint", "exit_deadline",
+                 "exiting", "id", "last_worker", "lease", "life", "owner", "pid", "placed_s", "recycle_reason",
+                 "repr_name", "restarts_left", "spec", "started", "state", "up_s", "watchers", "worker")
 
     def __init__(self, actor: bytes, spec: dict, owner: bytes, now: float):
         self.id = actor
@@ -121,6 +123,9 @@ class Actor:
         self.placed_s = self.up_s = 0.0  # of this life: when it got a worker, and when its constructor had run
         self.repr_name = ""
         self.last_worker = b""
+        self.checkpoint: dict | None = None  # the place of the last one (SaveCheckpoint), and its start
+        self.checkpoint_nodes: set[bytes] = set()  # nodes that may have files of it
+        self.callers: set[bytes] = set()  # processes that have called it, and live
 
     @property
     def name(self) -> str:
@@ -138,9 +143,16 @@ class Actor:
     def detached(self) -> bool:
         return bool(self.spec.get("detached"))
 
+    @property
+    def has_checkpoints(self) -> bool:
+        return bool(self.spec.get("checkpoints"))
+
     def state_message(self) -> ActorState:
         if self.state == ALIVE:
-            return ActorState(self.id, ALIVE, self.life, self.worker, self.endpoint, {"pid": self.pid} | self.cause)
+            cause = {"pid": self.pid} | self.cause
+            if self.has_checkpoints:
+                cause["checkpoints"] = True
+            return ActorState(self.id, ALIVE, self.life, self.worker, self.endpoint, cause)
         return ActorState(self.id, self.state, self.life, b"", "", self.cause)
 
     def row(self) -> dict:
@@ -154,8 +166,11 @@ class Actor:
     def record(self, home: bytes) -> dict:
         """Its row of the control store, for calls from other nodes, and for adoption if it is detached."""
         spec = self.spec if self.detached and self.state != DEAD else None
-        return self.row() | {"home": home, "endpoint": self.endpoint, "owner": self.owner, "lease": self.lease,
-                             "meta": self.spec.get("meta", b""), "restarts_left": self.restarts_left, "spec": spec}
+        recovery = {"checkpoints": True, "checkpoint": self.checkpoint, "callers": sorted(self.callers),
+                    "checkpoint_nodes": sorted(self.checkpoint_nodes)} if self.has_checkpoints else {}
+        return self.row() | recovery | {
+            "home": home, "endpoint": self.endpoint, "owner": self.owner, "lease": self.lease,
+            "meta": self.spec.get("meta", b""), "restarts_left": self.restarts_left, "spec": spec}
 
 
 class ActorTable:
@@ -164,6 +179,7 @@ class ActorTable:
     def __init__(self, ports: ActorPorts, emit: Callable[[Any], None], clock: Callable[[], float]):
         self._ports = ports
         self._emit = emit
+        self.recovery = ActorRecovery(ports, emit)
         self._clock = clock  # the time of the event that is being handled
         self.actors: dict[bytes, Actor] = {}
         self._dead: dict[bytes, None] = {}  # oldest first
@@ -286,7 +302,7 @@ class ActorTable:
         actor.placed_s, actor.up_s = self._clock(), 0.0
         actor.lease = lease
         actor.assigned = assigned
-        self._emit(Send(actor.worker, ActorInit(actor.id, life, actor.spec, assigned)))
+        self._emit(Send(actor.worker, self.recovery.init(actor, assigned)))
         return True
 
     def waiting(self, actor_id: bytes, cause: int, detail: str) -> None:
@@ -321,8 +337,29 @@ class ActorTable:
         else:
             self._end(actor, {**death, "kind": "died"})
 
+    # ------------------------------------------------------------ checkpoints (zray.node.actors.recovery)
+
+    def caller_seen(self, peer: bytes, message: CallerSeen) -> None:
+        actor = self._current(peer, message.actor, message.life)
+        if actor is not None:
+            self.recovery.caller_seen(actor, message)
+
+    def checkpointed(self, peer: bytes, message: SaveCheckpoint) -> None:
+        actor = self._current(peer, message.actor, message.life)
+        if actor is not None:
+            self.recovery.checkpointed(actor, message)
+        else:
+            self.recovery.checkpointed_late(self.actors.get(message.actor), message)
+
+    def state_lost(self, peer: bytes, message: StateLost) -> None:
+        """StateLost: it ends, whatever restarts are left."""
+        actor = self._current(peer, message.actor, message.life)
+        if actor is not None:
+            self._end(actor, {"kind": "state_lost", "reason": f"its state is lost: {message.reason}"})
+
     def process_ended(self, peer: bytes) -> None:
         """A core process ended: its watches end, and so do the actors that it owned."""
+        self.recovery.caller_ended(peer)
         for actor_id in self._watched.pop(peer, ()):
             actor = self.actors.get(actor_id)
             if actor is not None:
@@ -331,8 +368,9 @@ class ActorTable:
             self._end(self.actors[actor_id], {"kind": "owner_died", "reason": "the process that created it ended"})
 
     def owners_on(self, node: bytes) -> set[bytes]:
-        """Processes of that node that own or watch actors of this table."""
-        return {process for process in (*self._owned, *self._watched) if node_of(process) == node}
+        """Processes of that node that own, watch or have called actors of this table."""
+        known = (*self._owned, *self._watched, *self.recovery.callers)
+        return {process for process in known if node_of(process) == node}
 
     def living_on(self, node: bytes) -> list[Actor]:
         return [a for a in self.actors.values() if a.worker and a.state != DEAD and node_of(a.worker) == node]
@@ -344,6 +382,8 @@ class ActorTable:
         actor.restarts_left = row["restarts_left"]
         actor.worker, actor.endpoint, actor.pid, actor.lease = row["worker"], row["endpoint"], row["pid"], row["lease"]
         actor.cause = row["death_cause"]
+        actor.last_worker = actor.worker
+        self.recovery.adopted(actor, row)
         return actor
 
     def job_ended(self, job: int) -> None:
@@ -478,6 +518,7 @@ class ActorTable:
             self._ports.unplace(actor)
         if actor.name:
             self._ports.release_name(actor.namespace, actor.name, actor.id)
+        self.recovery.ended(actor)
         owned = self._owned.get(actor.owner)
         if owned is not None:
             owned.discard(actor.id)
@@ -553,6 +594,7 @@ class ActorTable:
         for peer, ids in self._watched.items():
             assert ids, "empty watch sets are dropped"
             assert all(peer in self.actors[actor_id].watchers for actor_id in ids)
+        self.recovery.check()
         assert all(self.actors[a].exit_deadline for a in self._leaving)
         assert len(self._dead) <= DEAD_KEPT_MAX
 

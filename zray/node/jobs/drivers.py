@@ -263,6 +263,10 @@ class Drivers:
             self._ports.names.job_ended(
                 number, lambda ended: self._foreign_over(job, "its driver is gone") if ended else None)
 
+    def learn(self, number: int, driver: bytes, config: dict) -> None:
+        """This node has adopted an actor of a job that it may not know."""
+        self._job_start(self._context.me, m.JobStart(number, driver, config))
+
     def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
         job = self.jobs.jobs.get(message.job)
         if job is None:

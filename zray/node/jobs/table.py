@@ -70,6 +70,11 @@ class JobTable:
             self.by_driver[driver] = job
         return job
 
+    def about(self, number: int) -> list[Any]:
+        """[driver, config] of a job; [] when it is unknown here."""
+        job = self.jobs.get(number)
+        return [job.driver, job.config] if job is not None else []
+
     def over(self, driver: bytes, now: float, is_used: Callable[[int], bool] = lambda number: False) -> Job | None:
         """The driver is gone; its job, or None when it had none.  Old jobs are forgotten unless ``is_used``."""
         job = self.by_driver.pop(driver, None)

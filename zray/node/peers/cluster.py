@@ -26,7 +26,8 @@ from zray.wire.messages.cluster import RELAYED
 
 # Messages that processes of other nodes may send to this one through their own.
 FROM_OTHER_NODES = frozenset(cls.CODE for cls in (
-    m.LeaseKey, m.LeaseWant, m.LeaseReturn, m.LeaseKill, m.KillActor, m.ActorUp, m.ActorExit, m.CreateActor))
+    m.LeaseKey, m.LeaseWant, m.LeaseReturn, m.LeaseKill, m.KillActor, m.ActorUp, m.ActorExit, m.CreateActor,
+    m.CallerSeen, m.SaveCheckpoint, m.StateLost))
 
 
 class PeerNodesPorts(Ports):

@@ -45,6 +45,24 @@ from zray.wire.messages.base import (
     Message,
     message,
 )
+from zray.wire.messages.checkpoints import (
+    AskCheckpoint,
+    CallerNews,
+    CallerSeen,
+    CallsCovered,
+    CheckpointHere,
+    CheckpointKept,
+    CheckpointPart,
+    CheckpointSaved,
+    DropCheckpoints,
+    FetchCheckpoint,
+    LoggedDone,
+    OfferCalls,
+    PushLogged,
+    ReadCheckpoint,
+    SaveCheckpoint,
+    StateLost,
+)
 from zray.wire.messages.cluster import (
     ActorNotPlaced,
     ActorPlaced,
@@ -211,4 +229,7 @@ __all__ = [
     "StorePull", "StorePulling", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored",
     "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks",
     "StreamAck", "StreamItem", "TasksDone", "AskHeld", "Held",
+    "AskCheckpoint", "CallerNews", "CallerSeen", "CallsCovered", "CheckpointHere", "CheckpointKept", "CheckpointPart",
+    "CheckpointSaved", "DropCheckpoints", "FetchCheckpoint", "LoggedDone", "OfferCalls", "PushLogged", "ReadCheckpoint",
+    "SaveCheckpoint", "StateLost",
 ]

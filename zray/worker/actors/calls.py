@@ -32,6 +32,7 @@ from zray.worker.run.cancel import NoInterrupts
 
 if TYPE_CHECKING:
     from zray.worker.actors.coroutines import Coroutines
+    from zray.worker.actors.saving import Saving
 
 
 REPR_CHARS_MAX = 200  # of an actor's repr that listings show
@@ -50,6 +51,7 @@ class ActorHost:
         self.main_loop: Callable[[], None] | None = None  # the main thread runs it instead of waiting
         self.threads: dict[str, ThreadGroup] = {}  # of concurrency groups
         self.coroutines: Coroutines | None = None
+        self.saving: Saving | None = None  # of an actor with checkpoints
 
     # ------------------------------------------------------------ coming up
 
@@ -72,9 +74,7 @@ class ActorHost:
             cls, found = executor.functions.load(key)
             self.cls = cls
             self.life.class_name = self.life.class_name or found
-            args, kwargs = invoke.arguments(rt, task)
-            self.instance = cls(*args, **kwargs)
-            del args, kwargs
+            self.instance = self._construct(cls, task) if not self.spec.get("checkpoints") else self._restore(cls, task)
             self._choose_mode()
         except (SystemExit, AsyncioActorExit) as raised:
             self.end_by(raised, name)
@@ -85,9 +85,25 @@ class ActorHost:
         executor.events.add(task, name, started_ns, [FAILED, "task_error", error] if error else True)
         repr_name = "" if error else self._repr_name()
         with executor.loop.lock:
+            if self.saving is not None and not error:
+                self.saving.begin()
             executor.machine.actor_up(error, message, repr_name)
             executor.events.arm(1)
         return not error
+
+    def _construct(self, cls: Any, task: list[Any]) -> Any:
+        args, kwargs = invoke.arguments(self.executor.rt, task)
+        return cls(*args, **kwargs)
+
+    def _restore(self, cls: Any, task: list[Any]) -> Any:
+        """The instance of an actor with checkpoints."""
+        from zray.worker.actors.saving import Saving
+
+        logged = self.executor.machine.logged
+        assert logged is not None
+        self.saving = Saving(self.life, self.spec["checkpoints"], self.executor, logged, self.executor.rt.session_dir,
+                             lambda: self.instance, self.end_by)
+        return self.saving.instance(cls, lambda: self._construct(cls, task))
 
     def _repr_name(self) -> str:
         """What the user's ``__repr__`` gives; '' for a class without one, and for one that raises."""

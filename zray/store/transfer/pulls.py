@@ -38,6 +38,7 @@ from zray.store.transfer.exchange import (
     PULL_WINDOW,
     PULLS_MAX,
     QUEUED_MAX,
+    RECORDED_S,
     RESTORE_STALL_S,
     STALE,
     STALL_S,
@@ -142,6 +143,7 @@ class Pulls:
         self.serving = serving
         self.finder = finder
         self.ended_nodes = ended_nodes
+        self.ended_at: dict[bytes, float] = {}  # nodes that ended within RECORDED_S before the last end
         self.out = out
         self.pulls: dict[ObjectKey, Pull] = {}
         # Neither QUEUED nor OVER.  Other nodes may pull from those that have room.
@@ -289,7 +291,7 @@ class Pulls:
             self._choose(pull, now)
         elif root not in self.ended_nodes and pull.absent:
             self.fail(pull, ABSENT, pull.absent, now)
-        elif root in self.ended_nodes and pull.finds >= FINDS_MAX:
+        elif root in self.ended_nodes and (pull.finds >= FINDS_MAX or now >= self.ended_at.get(root, -inf) + RECORDED_S):
             died = f"the node {root.hex()} that held it died, and no other node has a whole copy"
             self.fail(pull, ABSENT, pull.full or died, now)
         else:  # copies may be on their way into the control store; or all known ones have stalled
@@ -448,6 +450,8 @@ class Pulls:
             self.fail(pull, FREED, FREED_WHY, now)
 
     def node_ended(self, node: bytes, now: float) -> None:
+        self.ended_at = {other: at for other, at in self.ended_at.items() if at + RECORDED_S > now}
+        self.ended_at[node] = now
         for pull in list(self.active.values()):
             if pull.state is PullState.FETCHING and pull.source == node:
                 self._choose(pull, now)

@@ -85,6 +85,53 @@ def test_what_was_put_is_lost_with_its_only_copy_and_the_error_says_why(fresh):
             del kept
 
 
+def kill_the_node_of(ref, nodes):
+    """The ids of the nodes begin with what the addresses of their objects have."""
+    next(node for node in nodes if node.node_id.startswith(ref._record.value[5].hex())).kill()
+
+
+def test_items_of_generators_and_results_of_restartable_actors_outlive_their_node(grow):
+    @ray.remote(resources={"w": 0.01}, num_returns="streaming")
+    def numbers(count):
+        for number in range(count):
+            yield np.full(25_000, number, dtype=np.float64)
+
+    @ray.remote(resources={"w": 0.01}, max_restarts=-1, max_task_retries=-1)
+    class Maker:
+        def full(self, number):
+            return np.full(25_000, number, dtype=np.float64)
+
+        def numbers(self, count):
+            for number in range(count):
+                yield self.full(number)
+
+    node = {"num_cpus": 2, "resources": {"w": 1}}
+    cluster = grow({"num_cpus": 1}, node)
+    items = list(numbers.remote(8))
+    maker = Maker.remote()
+    results = [maker.full.remote(i) for i in range(8)]
+    items_of_calls = list(maker.numbers.options(num_returns="streaming").remote(8))
+    ray.wait(results, num_returns=8, timeout=60, fetch_local=False)
+    kill_the_node_of(items[0], cluster.worker_nodes)
+    cluster.add_node(**node)
+    for refs in (items, results, items_of_calls):
+        assert [float(value[0]) for value in ray.get(refs, timeout=60)] == list(range(8))
+    runtime().check()
+
+
+def test_a_large_put_stays_while_a_result_may_have_to_be_made_from_it(grow):
+    node = {"num_cpus": 2, "resources": {"w": 1}}
+    cluster = grow({"num_cpus": 1}, node)
+    put = ray.put(np.full(25_000, 3.0))
+    total = plus.options(resources={"w": 0.01}).remote(put, put)
+    ray.wait([total], timeout=60, fetch_local=False)
+    del put
+    kill_the_node_of(total, cluster.worker_nodes)
+    cluster.add_node(**node)
+    assert (ray.get(total, timeout=60) == 6).all()
+    runtime().check()
+
+
 def test_a_tree_reduction_outlives_the_node_that_holds_its_objects(grow):
     leaf = full.options(resources={"w": 1}, max_retries=5)
     add = plus.options(resources={"w": 1}, max_retries=5)

@@ -64,7 +64,7 @@ class References:
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
         self.adopted: Mapping[bytes, Any] = {}  # objects that are ours because their first owner died
         self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: on_traced_freed is called for these
-        self.on_traced_freed: Callable[[Entry], None] = _ignore_record
+        self.on_traced_freed: Callable[[Entry], bool] = _is_not_kept  # True: the value stays in the store
         self.unhandled = Unhandled()
         self.unsettled: set[bytes] = set()  # objects whose value was lost and is pending again
         # Asking node -> objects that have not been held here since it asked (zray.owner.holding).
@@ -124,12 +124,11 @@ class References:
         if self.dropped_holds:
             self.dropped_holds.pop(entry.oid, None)
         value = entry.value
+        is_kept = bool(self.traced) and entry.oid in self.traced and self.on_traced_freed(entry)
         if type(value) is bytes:
             self.inline_bytes -= len(value)
-        elif value is not None:
+        elif value is not None and not is_kept:
             self._free_place(entry, value)
-        if self.traced and entry.oid in self.traced:
-            self.on_traced_freed(entry)
         if self.finalizers and (finalizer := self.finalizers.pop(entry.oid, None)) is not None:
             finalizer()
         contained, entry.contained = entry.contained, None
@@ -191,12 +190,11 @@ class References:
     def _discard(self, entry: Entry) -> None:
         """A value for an object that was freed while its task ran."""
         value = entry.value
+        is_kept = bool(self.traced) and entry.oid in self.traced and self.on_traced_freed(entry)
         if type(value) is bytes:
             self.inline_bytes -= len(value)
-        else:
+        elif not is_kept:
             self._free_place(entry, value)
-        if self.traced and entry.oid in self.traced:
-            self.on_traced_freed(entry)
         contained, entry.contained = entry.contained, None
         self.unpin_all(contained or ())
 
@@ -606,6 +604,11 @@ class References:
 
 def _ignore_record(record: Record) -> None:
     """The hook until lineage or adoption has registered."""
+
+
+def _is_not_kept(entry: Entry) -> bool:
+    """The hook until lineage has registered."""
+    return False
 
 
 def _ignore() -> None:

@@ -446,8 +446,7 @@ class Submitter:
                 self.fail(task, failure)
             return
         if task.stream is not None:
-            self.streams.ended(task, values, extra, sender)
-            self.end(task)
+            self.streams.ended(task)
             return
         self.results.take(task, values, extra, sender)
 
@@ -470,15 +469,16 @@ class Submitter:
         self.failed.ended(task, failure, self.now)
         entries = task.entry if type(task.entry) is list else [task.entry]
         if not task.cancelling:  # before the failed argument is unpinned: it may be the last with this failure
-            objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)
+            objects = self.streams.unmade(task) if task.stream is not None else sum(
+                entry.value is None for entry in entries)
             if objects or not entries:
                 self.refs.unhandled.failed(failure, objects)
-        self.end(task)
-        if self.lineage.recipes:
-            self.reconstruction.failed(task)
         if task.stream is not None:
             self.streams.failed(task, failure)
             return
+        self.end(task)
+        if self.lineage.recipes:
+            self.reconstruction.failed(task)
         for entry in entries:
             if entry.value is None:
                 self.refs.complete(entry, failure)

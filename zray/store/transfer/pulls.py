@@ -291,7 +291,8 @@ class Pulls:
             self._choose(pull, now)
         elif root not in self.ended_nodes and pull.absent:
             self.fail(pull, ABSENT, pull.absent, now)
-        elif root in self.ended_nodes and (pull.finds >= FINDS_MAX or now >= self.ended_at.get(root, -inf) + RECORDED_S):
+        elif root in self.ended_nodes and (
+                pull.finds >= FINDS_MAX or now >= self.ended_at.get(root, -inf) + RECORDED_S):
             died = f"the node {root.hex()} that held it died, and no other node has a whole copy"
             self.fail(pull, ABSENT, pull.full or died, now)
         else:  # copies may be on their way into the control store; or all known ones have stalled

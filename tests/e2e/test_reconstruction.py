@@ -119,6 +119,26 @@ def test_items_of_generators_and_results_of_restartable_actors_outlive_their_nod
     runtime().check()
 
 
+def test_results_of_a_map_that_are_lost_with_their_node_are_made_again(grow):
+    @ray.remote(resources={"w": 0.01})
+    def wide(number):
+        return np.full(25_000, number, dtype=np.float64)
+
+    node = {"num_cpus": 2, "resources": {"w": 1}}
+    cluster = grow({"num_cpus": 1}, node)
+    refs, single = wide.map(range(12)), wide.map(range(4))
+    until(lambda: refs.done() == 12 and single.done() == 4, "the maps have ended")
+    for each in cluster.worker_nodes:
+        each.kill()
+    cluster.add_node(**node)
+    assert [float(value[0]) for value in ray.get(refs, timeout=60)] == list(range(12))
+    assert float(ray.get(single[2], timeout=60)[0]) == 2
+    assert [float(value[0]) for value in ray.get(list(single), timeout=60)] == list(range(4))
+    del refs, single
+    until(lambda: not runtime().submitter.maps.kept, "the items of a map go with its references")
+    runtime().check()
+
+
 def test_a_large_put_stays_while_a_result_may_have_to_be_made_from_it(grow):
     node = {"num_cpus": 2, "resources": {"w": 1}}
     cluster = grow({"num_cpus": 1}, node)

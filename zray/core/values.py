@@ -200,6 +200,8 @@ class Values:
             if opened is None or opened[0] is not column:
                 opened = self._opened = column, loads(self.payload(column))
             dumped = serialization.dumps(opened[1][position])
+        except errors.ObjectLostError as lost:
+            return [FAILED, "object_lost", {"reason": str(getattr(lost, "reason", ""))}], []
         except Exception as error:  # any error of unpickling the user's objects is the item's error
             return self.failure(error, name), []
         records = [ref._record for ref in dumped.refs]

@@ -24,7 +24,10 @@ class Columns(Protocol):
         """``(wire value of one result, records that it pins)``; the value is an error if the result does not load."""
 
     def pick_later(self, column: Any, position: int, name: str, then: Callable[[Any, list[Any]], None]) -> None:
-        """The same for a stored column, whose reading may block; ``then(value, records)`` under the lock."""
+        """The same for a stored column, whose reading may block; ``then(value, records)`` under the lock.
+
+        The value is the failure ``object_lost`` with a ``reason`` when no copy of the column is left.
+        """
 
     def references(self, oids: Sequence[bytes]) -> bytes:
         """The value of an object that is the references to these objects of ours; it does not block."""

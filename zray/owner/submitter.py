@@ -87,7 +87,7 @@ class Submitter:
         self.deaths = WorkerDeaths(self)
         self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
         self.results = Results(self, refs, ports.columns)
-        self.maps = MapRuns(self, refs, ports.columns)
+        self.maps = MapRuns(self, refs, ports.columns, config.lineage_bytes_max)
         self.streams = StreamRuns(self, refs, ports.columns)
         self.lost: list[Any] | None = None  # the error of all tasks when our node is gone
         self.finished = 0

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray.sim.failure import Failure
+from zray.sim.failure import Failure, Lost
 from zray.wire import messages as m
 
 READ_S = 0.001  # from a store
@@ -34,6 +34,8 @@ class SimColumns:
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
         try:
             wire = column if type(column) is bytes else self._process.read_stored(column)
+        except Lost:
+            return [m.FAILED, "object_lost", {"reason": "its node died"}], []
         except Failure as failure:
             return self.failure(failure, name), []
         return msgpack.unpackb(wire)[position], []

@@ -178,8 +178,7 @@ class SimWorker(Core):
         self.stir()
 
     def place_column(self, wire: bytes, oid: bytes, owner: bytes) -> Any:
-        """Columns that are lost are not made again, so no map has one then."""
-        return wire if self.around.plan.loses else self.place(wire, len(wire), oid, owner)
+        return self.place(wire, len(wire), oid, owner)
 
     def item_started(self, owner: bytes, sequence: int, task: list[Any]) -> None:
         self.around.oracle.started(self, owner, sequence, task)

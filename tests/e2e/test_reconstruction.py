@@ -126,15 +126,15 @@ def test_results_of_a_map_that_are_lost_with_their_node_are_made_again(grow):
 
     node = {"num_cpus": 2, "resources": {"w": 1}}
     cluster = grow({"num_cpus": 1}, node)
-    refs, single = wide.map(range(12)), wide.map(range(4))
-    until(lambda: refs.done() == 12 and single.done() == 4, "the maps have ended")
+    maps = [wide.map(range(12)), wide.map(range(4))]
+    until(lambda: [refs.done() for refs in maps] == [12, 4], "the maps have ended")
     for each in cluster.worker_nodes:
         each.kill()
     cluster.add_node(**node)
-    assert [float(value[0]) for value in ray.get(refs, timeout=60)] == list(range(12))
-    assert float(ray.get(single[2], timeout=60)[0]) == 2
-    assert [float(value[0]) for value in ray.get(list(single), timeout=60)] == list(range(4))
-    del refs, single
+    assert [float(value[0]) for value in ray.get(maps[0], timeout=60)] == list(range(12))
+    assert float(ray.get(maps[1][2], timeout=60)[0]) == 2
+    assert [float(value[0]) for value in ray.get(list(maps[1]), timeout=60)] == list(range(4))
+    maps.clear()
     until(lambda: not runtime().submitter.maps.kept, "the items of a map go with its references")
     runtime().check()
 

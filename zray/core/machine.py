@@ -129,6 +129,7 @@ class CoreMachine:
             m.GroupReply.CODE: self._on_reply,
             m.NodeAnswer.CODE: self._on_reply,
             m.StoreLocated.CODE: self._on_reply,
+            m.StoreKept.CODE: self._on_reply,
         }
 
     def take(self, handlers: Handlers) -> None:

@@ -191,8 +191,8 @@ class Runtime:
     def death_of(self, actor: bytes) -> errors.RayError | None:
         return self.actors.death_of(actor)
 
-    def put(self, value: Any) -> ObjectRef:
-        return self.values.put(value)
+    def put(self, value: Any, copies: int = 1) -> ObjectRef:
+        return self.values.put(value, copies)
 
     def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
         return self.waits.get_one(ref, timeout)

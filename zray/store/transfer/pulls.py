@@ -79,7 +79,7 @@ class Pull:
 
     __slots__ = ("absent", "again", "asked", "avoid", "bad", "candidates", "count", "cursor", "deadline", "finds",
                  "from_source", "full", "give_up_at", "have", "keepers", "key", "nbytes", "number", "offset",
-                 "received", "same_bad", "source", "state", "told_at", "unit", "waiters", "wants")
+                 "received", "same_bad", "source", "state", "told_at", "unit", "waiters", "wanted", "wants")
 
     def __init__(self, key: ObjectKey, offset: int, nbytes: int, unit: int):
         self.key = key
@@ -89,7 +89,8 @@ class Pull:
         self.count = max(1, -(-nbytes // unit))
         self.state = PullState.QUEUED
         self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StorePull
-        self.keepers: list[bytes] = []  # leaving nodes that asked for it to be kept here
+        self.keepers: list[bytes] = []  # nodes that asked for it to be kept here
+        self.wanted = 0  # copies of a durable object
         self.have = bytearray(self.count)
         self.received = 0
         # Of the present attempt:
@@ -149,6 +150,7 @@ class Pulls:
         # Neither QUEUED nor OVER.  Other nodes may pull from those that have room.
         self.active: dict[ObjectKey, Pull] = serving.partial
         self.in_chunks = 0
+        self.durable: Callable[[ObjectKey, int, int, float], None]  # a copy is here that other nodes asked for
         self.counts = dict.fromkeys(("done", "failed", "joined", "bad_chunks", "stale_chunks", "resumed"), 0)
         self._by_number: dict[int, Pull] = {}
         self._numbers = 0
@@ -175,8 +177,8 @@ class Pulls:
         if pull.state is PullState.QUEUED:
             self.out.append(SendToClient(client, StorePulling(request, pull.where())))
 
-    def keep(self, node: bytes, key: ObjectKey, offset: int, nbytes: int, now: float) -> None:
-        """Bring the object because ``node`` leaves; that node gets CopyMade or CopyGone."""
+    def keep(self, node: bytes, key: ObjectKey, offset: int, nbytes: int, wanted: int, now: float) -> None:
+        """Bring the object because ``node`` leaves, or wants so many copies; that node gets CopyMade or CopyGone."""
         pull = self.pulls.get(key)
         if pull is None and len(self.pulls) >= QUEUED_MAX:
             self.out.append(SendToNode(node, CopyGone(*key)))
@@ -184,6 +186,7 @@ class Pulls:
         if pull is None:
             pull = self._queue(Pull(key, offset, nbytes, self.chunk_bytes))
         pull.keepers.append(node)
+        pull.wanted = max(pull.wanted, wanted)
         self._admit(now)
 
     def _queue(self, pull: Pull) -> Pull:
@@ -411,6 +414,7 @@ class Pulls:
             self.orphaned(key)
         if keepers:
             self.copies.keep(key)
+            self.durable(key, pull.wanted, pull.nbytes, now)
         for node in keepers:
             if node != key.node and node not in self.ended_nodes:
                 self.out.append(SendToNode(node, CopyMade(*key)))

@@ -146,8 +146,8 @@ def put(value: T, *, durability: int = 1, _owner: Any = None, _tensor_transport:
     """Store a value; returns its reference.  The private keywords are Ray's and have no effect.
 
     ``durability``: the number of nodes that keep a copy, 1 or more.  With 2 the loss of one node loses nothing, and a
-    new second copy is made after it.  ``put`` returns when the copies are there.  With too few nodes
-    it warns, and the missing copies are made when nodes join.  ValueError for less than 1, TypeError for anything but an int.
+    new second copy is made after it.  ``put`` returns when the copies are there.  With too few nodes it
+    warns, and the missing copies are made when nodes join.  ValueError for less than 1, TypeError for what is no int.
     """
     if isinstance(value, ObjectRef):
         raise TypeError("Calling 'put' on an ray.ObjectRef is not allowed. If you really want to do this, you can wrap "

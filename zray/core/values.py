@@ -204,6 +204,11 @@ class Values:
                 record.refs += 1
         return serialization.to_bytes(dumped), pins
 
+    def pack_call(self, item: Any, star: bool) -> tuple[Any, list[Any]]:
+        """The arguments of a task that is one item of a map, and the records inside (called under the lock)."""
+        dumped, _, _ = serialization.dump_args(tuple(item) if star else (item,), {}, None)
+        return serialization.to_bytes(dumped), [ref._record for ref in dumped.refs]
+
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
         """One result of a column: its wire value, and the records inside it, pinned."""
         try:

@@ -383,7 +383,8 @@ class TaskOptions(_Options):
 
     ``demand`` units by resource; ``num_returns`` >= 0, STREAMING or DYNAMIC; ``max_retries`` None for the session's
     default, -1 for ever; ``durability`` nodes that keep each result; ``retry_exceptions`` bool or exception types;
-    ``env`` the runtime environment; ``strategy`` {} or a map with ``kind``; ``backpressure`` items a generator may be ahead, -1 for no limit.
+    ``env`` the runtime environment; ``strategy`` {} or a map with ``kind``; ``backpressure``
+    items a generator may be ahead, -1 for no limit.
     """
 
     __slots__ = ("backpressure", "demand", "durability", "env", "fallbacks", "key", "label_selector", "max_calls",

@@ -20,6 +20,9 @@ class Columns(Protocol):
     def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
         """``(wire value, records that it pins)``; raises any error of pickling the user's objects."""
 
+    def pack_call(self, item: Any, star: bool) -> tuple[Any, list[Any]]:
+        """One item as the arguments of a task, and the records inside; raises any error of pickling them."""
+
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
         """``(wire value of one result, records that it pins)``; the value is an error if the result does not load."""
 

@@ -100,6 +100,12 @@ class Reconstruction:
         if not same_place(record.value, value):
             return None
         if type(record) is Borrowed:
+            adopted = self.refs.owned.get(record.oid)
+            if adopted is not None and same_place(adopted.value, value) and record.oid in self.refs.adopted:
+                failed = self.lost(adopted, value, reason)
+                if failed is None:
+                    self._wait_for(record, adopted)
+                return failed
             self.refs.report_lost(record, reason)
             return None
         assert type(record) is Entry
@@ -114,6 +120,19 @@ class Reconstruction:
                 return failure(record.oid, why, reason)
         self.refs.unpin_all(self.reset(record, task))
         return None
+
+    def _wait_for(self, record: Borrowed, adopted: Entry) -> None:
+        """A Borrowed record of an object that this process has adopted gets the next value of the Entry."""
+        def ready(entry: Entry) -> None:
+            if record.value is None and self.refs.borrowed.get(record.oid) is record:
+                self.refs.unsettled.discard(record.oid)
+                self.refs.complete(record, entry.value)
+
+        record.value = None
+        record.asked = True
+        self.refs.unsettled.add(record.oid)
+        if self.refs.when_ready(adopted, ready):
+            ready(adopted)
 
     def _running(self, oid: bytes) -> Task | None:
         """The unfinished task that makes this object, if it runs again or is a generator."""

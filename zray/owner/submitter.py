@@ -197,7 +197,8 @@ class Submitter:
     def send_function(self, link: WorkerLink, fn: Function) -> None:
         if fn.key not in link.functions:
             link.functions.add(fn.key)
-            self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
+            if fn.blob is not None:  # else the worker reads it from the control store
+                self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
 
     def feed(self, lease: Lease) -> None:
         """Push tasks to an open lease, up to its run-ahead, when at most half of that is in flight."""

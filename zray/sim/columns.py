@@ -31,6 +31,10 @@ class SimColumns:
         """``items`` of a map are a flag and a number each.  The flag is the same for all, and is packed once."""
         return msgpack.packb([items[0][0], [item for _, item in items]]), None
 
+    def pack_call(self, item: Any, star: bool) -> tuple[Any, list[Any]]:
+        _, number = item
+        return msgpack.packb([["raise" if number % 32 == 0 else "value", number, 0.0, []], []]), []
+
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
         try:
             wire = column if type(column) is bytes else self._process.read_stored(column)

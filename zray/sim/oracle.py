@@ -11,6 +11,7 @@ from typing import Any
 
 from zray.base.argument_errors import innermost
 from zray.owner.failures import failure_in
+from zray.owner.references import NOT_ADOPTED
 from zray.owner.unhandled import SHOWN
 from zray.sim.failure import Violation
 from zray.sim.programs import FAILS, retried_errors
@@ -174,6 +175,8 @@ class Oracle:
         root = value[2].get("root", value[1]) if type(value[2]) is dict else value[1]
         if root not in EXCUSES:
             raise Violation(f"object {oid.hex()} failed with {value[1]} {root!r}: {value[2]}")
+        if root == "owner_died" and value[2].get("recipe") == NOT_ADOPTED:
+            raise Violation(f"object {oid.hex()} failed, and a process knew how to make it")
         if root == "raised" and right != FAILS and not self.happened["cancel"]:  # which ends retries
             raise Violation(f"object {oid.hex()} raised, and should be {right}")
         needs = EXCUSES[root]

@@ -16,6 +16,7 @@ from zray.base.causes import Cause
 from zray.core.ports import Work
 from zray.environments.spec import variables
 from zray.handles.options import STREAMING
+from zray.owner.remaking import LIFE_SHIFT
 from zray.sim import programs
 from zray.sim.core import Core, CoreSurroundings, Ref
 from zray.sim.failure import Failure, Lost
@@ -244,7 +245,8 @@ class SimWorker(Core):
         if seconds := max(map(self.fetch, (task[EXTRA] or {}).get("deps", ())), default=0.0):
             self.later(seconds, self._begin, run)
             return
-        assert self.actor is not None or task[2] in self.functions, "a task came before its function"
+        adopted = task[TASK_ATTEMPT] >= 1 << LIFE_SHIFT  # its function is read from the control store
+        assert self.actor is not None or task[2] in self.functions or adopted, "a task came before its function"
         if self.work.cancels.pop((task[TASK_ID], task[TASK_ATTEMPT]), False):
             run.cancelled = True
         self.task, self.attempt = task[TASK_ID], task[TASK_ATTEMPT]

@@ -127,7 +127,8 @@ class Adoption:
         if not record.moved or self.refs.ends.has_ended(record.owner):
             item = self.ownerless[record.oid] = AdoptionCandidate(record)
             self._ready.append(item)
-        elif _is_value(record.value) or type(record.recipe) is list or record.moved < MOVES_MAX:  # its adopter freed it, and is removing the row
+        elif _is_value(record.value) or type(record.recipe) is list or record.moved < MOVES_MAX:
+            # its adopter freed it, and is removing the row
             item = self.ownerless[record.oid] = AdoptionCandidate(record)
             self._retry_later(item, LOOK_AGAIN_S[min(record.moved, len(LOOK_AGAIN_S)) - 1])
         else:
@@ -184,7 +185,7 @@ class Adoption:
                 self._prepare(item)
             self._counter += 1
             self._under_way += 1
-            item.life = _life_of(item.row) + 1
+            item.life = 1 + (LIVES_OF_ROW * min(record.moved, 15) if item.row is None else _life_of(item.row))
             item.new = msgpack.packb([self.refs.me, self.endpoint, self._counter, item.life])
             self.owners.swap_owner(record.oid, item.row, item.new, lambda call: self._swap_ended(item, call))
 
@@ -292,7 +293,7 @@ class Adoption:
             self.refs.unpin_all(inputs)
             self.refs.complete(entry, value)
         else:
-            self.make(entry, item.recipe, inputs, owner, item.life + LIVES_OF_ROW * min(item.record.moved, 15))
+            self.make(entry, item.recipe, inputs, owner, item.life)
 
     def _hold(self, record: Borrowed) -> None:
         """A borrowed object is ours now: its Borrowed record holds the Entry, as a containing value would."""
@@ -355,9 +356,9 @@ class Adoption:
         assert 0 <= self._under_way <= len(self.ownerless)
 
 
-def _life_of(row: bytes | None) -> int:
+def _life_of(row: bytes) -> int:
     """How often the object was adopted, according to its row."""
-    fields: list[Any] = msgpack.unpackb(row) if row is not None else []
+    fields: list[Any] = msgpack.unpackb(row)
     return fields[3] if len(fields) > 3 else 0
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.base.argument_errors import innermost
 from zray.owner.records import Entry
-from zray.owner.unmade import RECIPE_BYTES, TOO_LARGE, recipe_bytes, unmade
+from zray.owner.unmade import OWNER_ALONE, UNMADE_BYTES, recipe_bytes, unmade
 from zray.wire.messages import CARRYING, FAILED, UNMADE, Resolved
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class EagerValues:
         if not recipe:
             return None, bytes_max
         if recipe_bytes(recipe) > bytes_max or len(inputs) > CARRIED_MAX:
-            recipe, inputs = TOO_LARGE, []
+            recipe, inputs = OWNER_ALONE, []
         left = bytes_max - recipe_bytes(recipe)
         token = self.refs.transits.send(receiver, inputs) if inputs else 0
         triples = [self._address(record) for record in inputs]
@@ -150,7 +150,7 @@ class EagerValues:
         for triple, record in zip(triples, records, strict=True):
             value, contained = record.value, record.contained
             if type(record) is Entry and value is None and (
-                    receiver and depth < RECIPES_DEEP and bytes_max > RECIPE_BYTES):
+                    receiver and depth < RECIPES_DEEP and bytes_max > UNMADE_BYTES):
                 wire, bytes_max = self._unmade(record, receiver, bytes_max, depth)
                 if wire is not None:
                     triple.append(wire)

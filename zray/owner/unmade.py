@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from zray.wire.messages import UNMADE
 
 # Memory of a recipe without its arguments, and its size in a message, about.
-RECIPE_BYTES = 500
-TOO_LARGE = "its owner was the only process that knew how to make it: the arguments are too large to be kept elsewhere"
+UNMADE_BYTES = 500
+OWNER_ALONE = "only its owner knew how to make it, because the arguments are too large to be kept elsewhere"
 
 
 class UnmadeTask(NamedTuple):
@@ -45,7 +45,7 @@ def recipe_bytes(recipe: Any) -> int:
     if type(recipe) is not list:
         return len(recipe)
     args = UnmadeTask(*recipe).args
-    return RECIPE_BYTES + (len(args) if type(args) is bytes else 0)
+    return UNMADE_BYTES + (len(args) if type(args) is bytes else 0)
 
 
 def unmade(recipe: list[Any] | str, references: list[list[Any]], token: int) -> list[Any]:

@@ -95,7 +95,7 @@ class Remaking:
             fn = self.functions[how.function] = Function(how.function, None, how.name)
         task = Task(how.task, fn, how.args, how.returns, key, how.retries - 1 if how.retries > 0 else how.retries)
         index = int.from_bytes(entry.oid[ids.TASK_SIZE:], "little")
-        task.attempt = how.attempt + 1 + (((index - 1) << 8 & 0xFF00 | life & 0xFF) << LIFE_SHIFT)
+        task.attempt = how.attempt % (1 << LIFE_SHIFT) + 1 + (((index - 1) << 8 & 0xFF00 | life & 0xFF) << LIFE_SHIFT)
         task.extra = how.extra
         task.retry_errors = how.retry_errors
         task.pins = inputs

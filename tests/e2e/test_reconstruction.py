@@ -119,6 +119,29 @@ def test_items_of_generators_and_results_of_restartable_actors_outlive_their_nod
     runtime().check()
 
 
+def test_a_lost_argument_of_a_constructor_is_made_again_when_the_actor_restarts(grow):
+    @ray.remote(resources={"w": 0.01}, max_restarts=-1, max_task_retries=-1)
+    class Keeper:
+        def __init__(self, array, number):
+            self.total = float(array.sum()) + number
+
+        def read(self):
+            return self.total
+
+    node = {"num_cpus": 2, "resources": {"w": 1}}
+    cluster = grow({"num_cpus": 1}, node)
+    array = full.options(resources={"w": 0.01}).remote(2, 25_000)
+    put = full.options(resources={"w": 0.01}, max_retries=0).remote(1, 25_000)
+    keeper, other = Keeper.remote(array, 1), Keeper.remote(put, 1)
+    assert ray.get([keeper.read.remote(), other.read.remote()], timeout=60) == [50_001, 25_001]
+    cluster.worker_nodes[0].kill()
+    cluster.add_node(**node)
+    assert ray.get(keeper.read.remote(), timeout=60) == 50_001
+    with pytest.raises(exceptions.ActorDiedError, match="arguments") as failed:
+        ray.get(other.read.remote(), timeout=60)
+    assert "max_retries=0" in str(failed.value) and failed.value.actor_init_failed
+
+
 def test_results_of_a_map_that_are_lost_with_their_node_are_made_again(grow):
     @ray.remote(resources={"w": 0.01})
     def wide(number):

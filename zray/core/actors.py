@@ -58,6 +58,9 @@ class Actors:
             "env": self.tasks.environments.of(options.env),
             "class_name": cls.name, "method_names": cls.method_names, "get_if_exists": options.get_if_exists,
             "out_of_order": any_order, "meta": meta, "job": self.process.job, "strategy": strategy_of(options)}
+        if deps:  # a restart asks them for arguments that were lost
+            with self.loop.lock:
+                spec["dep_owners"] = [self.machine.address_of(record) for record in deps]
         if options.name:
             found = self._create_named(cls, actor, spec, deps, options)
             if found is not None:

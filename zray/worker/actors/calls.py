@@ -22,7 +22,7 @@ from zray.base.errors import AsyncioActorExit
 from zray.base.plain_text import representation
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE
 from zray.values import serialization
-from zray.wire.messages import FAILED, ActorInit
+from zray.wire.messages import FAILED, STORED, ActorInit
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import ActorLife, CallGroup, sizes_of
 from zray.worker.execution import Execution
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from zray.worker.actors.coroutines import Coroutines
 
 
+LOST_ROUNDS_MAX = 10  # how often lost arguments of a constructor are asked for
 REPR_CHARS_MAX = 200  # of an actor's repr that listings show
 
 
@@ -72,7 +73,7 @@ class ActorHost:
             cls, found = executor.functions.load(key)
             self.cls = cls
             self.life.class_name = self.life.class_name or found
-            args, kwargs = invoke.arguments(rt, task)
+            args, kwargs = self._arguments(task)
             self.instance = cls(*args, **kwargs)
             del args, kwargs
             self._choose_mode()
@@ -88,6 +89,25 @@ class ActorHost:
             executor.machine.actor_up(error, message, repr_name)
             executor.events.arm(1)
         return not error
+
+    def _arguments(self, task: list[Any]) -> tuple[Any, dict[str, Any]]:
+        """The arguments of the constructor.  Before a restart, those that were lost are made again by their owners."""
+        rt = self.executor.rt
+        for _ in range(LOST_ROUNDS_MAX):
+            try:
+                return invoke.arguments(rt, task)
+            except invoke.DependencyFailed as failed:
+                lost = failed.value[2].get("lost") if failed.value[1] == "dependency_lost" else None
+                deps = (task[EXTRA] or {}).get("deps") or []
+                addressed = enumerate(zip(deps, self.spec.get("dep_owners") or (), strict=False))
+                owners = {value[4]: (at, owner) for at, (value, owner) in addressed
+                          if type(value) is list and value[0] == STORED}
+                if not lost or any(each[0] not in owners for each in lost):
+                    raise
+                for each in lost:
+                    at, owner = owners[each[0]]
+                    deps[at] = rt.made_again(each, *owner)
+        return invoke.arguments(rt, task)
 
     def _repr_name(self) -> str:
         """What the user's ``__repr__`` gives; '' for a class without one, and for one that raises."""

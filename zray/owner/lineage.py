@@ -285,6 +285,6 @@ def why_not(task: Task) -> Why:
     """Why this task cannot run again; NO_REASON when it can."""
     if task.retries == 0:
         return ATTEMPTS if task.attempt else NO_RETRIES if task.key is not None else ACTOR
-    if task.cancelling:
+    if task.cancelling and task.stream is not None:  # any other task that was cancelled has no result, or a whole one
         return CANCELLED
     return NO_REASON

@@ -215,6 +215,8 @@ class LineageWorld:
             return True if not read or self.readable(entry) else self.needed(entry, runs)
         made = self.made.get(entry.oid[:24])
         stored = made.stored if made is not None else self.puts[entry.oid]
+        if stored and (made is None or not made.may_run()):
+            return self.readable(entry)  # it stays in the store, because it cannot be made again
         if stored:
             return self.needed(entry, runs)
         if made is None or not made.carry:

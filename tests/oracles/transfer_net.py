@@ -37,6 +37,8 @@ from zray.wire.messages import (
     StoreCollect,
     StoreFree,
     StoreGrant,
+    StoreKeep,
+    StoreKept,
     StorePull,
     StorePulling,
     StoreRecall,
@@ -77,11 +79,13 @@ class StoreNode:
                                 full_wait_s=5.0, overflow_bytes=overflow)
         self.ends = Ends()
         self.machine = TransferMachine(self.table, self.headers, self.incarnation, self.ends, CHUNK)
+        self.machine.durable.nodes = self._others
         self.table.room.connect(self.client)
         self.files: dict[int, bytes] = {}
         self.wanted: dict[int, Callable[[StoreGrant], None]] = {}  # requests that wait for room
         self.reads: dict[int, Read] = {}
         self.heard: list[Any] = []
+        self.keeps: set[int] = set()  # requests without an answer
         self.requests = 0
         self.generations = 1 << 32  # as a client whose epoch is 1
         self.extents: list[list[int]] = []
@@ -137,6 +141,18 @@ class StoreNode:
         self.table.on_surrender(self.client, StoreSurrender(0, extents), self.net.now)
         self.perform()
 
+    def _others(self) -> list[bytes]:
+        """The other nodes that live, as far as it knows."""
+        return [node.incarnation for node in self.net.nodes if node is not self
+                and node.incarnation not in self.ends.nodes]
+
+    def keep(self, value: list, copies: int) -> None:
+        """Ask for so many copies of an object that was put here."""
+        self.requests += 1
+        self.keeps.add(self.requests)
+        self.machine.on_keep(self.client, StoreKeep(self.requests, value, copies), self.net.now)
+        self.perform()
+
     def read(self, value: list) -> Read:
         read = Read(self, value, self.net.now)
         self.net.reads.append(read)
@@ -162,6 +178,8 @@ class StoreNode:
     def _hear(self, message: Any) -> None:
         if type(message) is StoreGrant:
             self.wanted.pop(message.request)(message)
+        elif type(message) is StoreKept:
+            self.keeps.remove(message.request)
         elif type(message) is StoreRestored:
             read = self.reads.pop(message.request)
             if message.error:

@@ -31,6 +31,8 @@ def run_schedule(seed: int, steps: int = 250) -> TransferNet:
               corruption=rng.choice([0.0, 0.0, 0.02, 0.2]), **file)
     values: list[list] = []
     freed: list[tuple] = []
+    durable: dict[bytes, tuple[list, int]] = {}
+    durably = random.Random(f"durable {seed}")
     for _ in range(steps):
         act = rng.random()
         node = rng.choice(net.living)
@@ -40,6 +42,9 @@ def run_schedule(seed: int, steps: int = 250) -> TransferNet:
             value = net.put(node, rng.choice([1, 300, 999, 1000, 1001, 7500, 12_000]))
             if value is not None:
                 values.append(value)
+                if durably.random() < 0.4:
+                    durable[value[4]] = value, durably.choice((1, 2, 2, 2, 3))
+                    node.keep(*durable[value[4]])
         elif act < 0.16 and values:
             read = node.read(rng.choice(values))
             read.at_risk = bool(net.silent)
@@ -68,9 +73,23 @@ def run_schedule(seed: int, steps: int = 250) -> TransferNet:
     net.silent.clear()
     net.run()
     net.check()
+    check_durable(net, [durable[value[4]] for value in values if value[4] in durable])
     # The owner died with its node, perhaps before any node heard of the free: the adopter frees it.
     end(net, values + [value for node, value in freed if not node.alive])
     return net
+
+
+def check_durable(net: TransferNet, durable: list[tuple[list, int]]) -> None:
+    """As many nodes keep a durable object as its maker asked for, if there are so many and one had it."""
+    for node in net.living if durable else ():
+        node.surrender()  # else a store may be full
+    net.run(100.0)
+    assert not any(node.keeps for node in net.living), "a process waits for copies"
+    for value, copies in durable:
+        key = key_of(value)
+        if any(key in node.machine.durable.objects for node in net.living):
+            keepers = [node for node in net.living if node.has(value) and key in node.machine.durable.objects]
+            assert len(keepers) >= min(copies, len(net.living)), (key, copies)
 
 
 def end(net: TransferNet, values: list[list]) -> None:

@@ -7,10 +7,10 @@ import pytest
 from tests.oracles.lineage_world import NODE, WORKER, LineageWorld
 from zray.base import errors
 from zray.base.causes import Cause
-from zray.owner.calls import ALIVE, ActorCalls
+from zray.owner.calls import ALIVE, DEAD, ActorCalls
 from zray.owner.eager_values import EagerValues
 from zray.owner.lineage import RECIPE_BYTES
-from zray.owner.records import Function, Task
+from zray.owner.records import Entry, Function, Task
 from zray.wire import messages as m
 
 OWNER, BORROWER, OTHER = b"owner...", b"borrower", b"another."
@@ -198,7 +198,7 @@ def test_a_task_is_run_again_as_often_as_its_max_retries_allows(retries, kind, s
     assert type(error) is kind and says in str(error) and "gone" in str(error)
 
 
-def test_what_was_put_is_not_made_again_and_neither_is_what_needs_it_once_freed():
+def test_what_was_put_is_not_made_again_and_neither_is_what_needs_it():
     owner = LosingOwner()
     put = owner.put(stored=True)
     result, = owner.result(deps=[put])
@@ -207,7 +207,26 @@ def test_what_was_put_is_not_made_again_and_neither_is_what_needs_it_once_freed(
     owner.refs.unpin(put)
     owner.lose(result)
     error = str(owner.error(result))
-    assert put.oid.hex() in error and "freed" in error
+    assert put.oid.hex() in error and "put into the store" in error
+
+
+def test_an_input_that_cannot_be_made_again_stays_in_the_store_while_a_result_may_need_it():
+    owner = LosingOwner()
+    put = owner.put(stored=True)
+    once, = owner.result(retries=0, deps=[put])
+    result, = owner.result(deps=[put, once])
+    inputs = [put.value[3], once.value[3]]
+    owner.refs.unpin(put)
+    owner.refs.unpin(once)
+    assert not owner.freed and set(owner.refs.owned) == {result.oid}
+    for _ in range(2):
+        owner.lose(result)
+        assert owner.read(result) == owner.expected[result.oid]
+        assert set(owner.refs.owned) == {result.oid} and not owner.freed.intersection(inputs)
+        owner.submitter.check()
+    owner.refs.unpin(result)
+    assert owner.freed.issuperset(inputs) and not owner.lineage.traced
+    owner.submitter.check()
 
 
 def test_an_unreadable_value_that_cannot_be_made_again_stays_for_other_readers():
@@ -284,17 +303,143 @@ def test_a_call_whose_argument_was_lost_is_made_again_when_it_is_there():
     owner.submitter.check()
 
 
-def test_results_of_actors_and_items_of_generators_say_that_they_are_not_made_again():
+def test_the_result_of_a_call_is_made_again_while_its_actor_lives_and_has_retries():
     owner = LosingOwner()
-    task = Task(b"t" * 24, Function(b"", b"", "method"), b"", 1, None, 3)
-    task.entry = result = owner.refs.own(b"t" * 24 + b"\1\0\0\0")
-    owner.refs.complete(result, [m.STORED, 64, 100, 999, result.oid, NODE])
-    owner.lineage.keep(task, None, None)
-    assert "an actor call made it" in str(owner.error(result))
+    calls = ActorCalls(NODE, owner, owner.refs, owner.submitter)
+    link = calls.link_for(b"a" * 16, "A")
+    calls.on_actor_state(NODE, m.ActorState(b"a" * 16, ALIVE, 0, OTHER, "ipc://actor", {}))
+    results = []
+    for number, retries in enumerate((1, 0), 1):
+        task = Task(b"c" * 23 + bytes([number]), Function(b"", b"", "method"), b"", 1, None, retries)
+        task.entry = owner.refs.own(task.tid + b"\1\0\0\0", task)
+        owner.expected[task.entry.oid] = b"value"
+        calls.submit(link, task)
+        calls.pump()
+        calls.on_calls_done(OTHER, m.CallsDone(b"a" * 16, 0, [number, owner.wire(task.entry.oid, True)]))
+        results.append(task.entry)
+    again, once = results
+    owner.lose(once)
+    assert "max_task_retries=0" in str(owner.error(once))
+    assert owner.submitter.reconstruction.lost(again, owner.lose(again), "gone") is None
+    calls.pump()
+    assert [call[1] for push in owner.to(OTHER, m.PushCalls) for call in push.calls] == [0, 0, 1]
+    calls.on_calls_done(OTHER, m.CallsDone(b"a" * 16, 0, [3, owner.wire(again.oid, True)]))
+    assert owner.read(again) == b"value"
+    owner.lose(again)
+    assert type(owner.error(again)) is errors.ObjectReconstructionFailedMaxAttemptsExceededError
+    calls.check()
+    owner.submitter.check()
 
-    task = Task(b"s" * 24, owner.fn, b"", -1, owner.key, 3)
-    stream = owner.submitter.streams.open(task, 0)
-    value = [m.STORED, 64, 100, 998, b"s" * 24 + b"\1\0\0\0", NODE]
-    owner.submitter.on_stream_item(WORKER, m.StreamItem(task.tid, 0, 1, value))
-    item = owner.submitter.streams.take(stream)
-    assert "generator" in str(owner.error(item))
+
+def test_the_result_of_a_call_of_a_dead_actor_is_not_made_again():
+    owner = LosingOwner()
+    calls = ActorCalls(NODE, owner, owner.refs, owner.submitter)
+    link = calls.link_for(b"a" * 16, "A")
+    calls.on_actor_state(NODE, m.ActorState(b"a" * 16, ALIVE, 0, OTHER, "ipc://actor", {}))
+    task = Task(b"c" * 24, Function(b"", b"", "method"), b"", 1, None, -1)
+    task.entry = owner.refs.own(task.tid + b"\1\0\0\0", task)
+    owner.expected[task.entry.oid] = b"value"
+    calls.submit(link, task)
+    calls.pump()
+    calls.on_calls_done(OTHER, m.CallsDone(b"a" * 16, 0, [1, owner.wire(task.entry.oid, True)]))
+    calls.on_actor_state(NODE, m.ActorState(b"a" * 16, DEAD, 0, b"", "", {"kind": "killed"}))
+    owner.lose(task.entry)
+    assert "the actor is dead" in str(owner.error(task.entry))
+    owner.submitter.check()
+
+
+class GeneratorOwner(LosingOwner):
+    """An owner whose worker makes the items of one generator when the test says so."""
+
+    def __init__(self, retries: int):
+        super().__init__()
+        self.task = Task(b"s" * 24, self.fn, b"", -1, self.key, retries)
+        self.stream = self.submitter.streams.open(self.task, 0)
+        self.submitter.submit(self.task)
+        self.items: dict[int, Entry] = {}
+        self.start()
+
+    def start(self) -> None:
+        """A worker gets the task."""
+        self.submitter.pump()
+        if self.pushed and type(self.pushed[0][2]) is m.LeaseGrant:
+            self.submitter.on_lease_grant(NODE, self.pushed.pop(0)[2])
+        self.lease, self.sequence, _ = self.pushed.pop(0)
+
+    def make(self, *indices: int) -> None:
+        for index in indices:
+            oid = self.task.tid + index.to_bytes(4, "little")
+            self.expected[oid] = b"item %d" % index
+            self.submitter.on_stream_item(
+                WORKER, m.StreamItem(self.task.tid, self.task.attempt, index, self.wire(oid, True)))
+            if (item := self.submitter.streams.take(self.stream)) is not None:
+                self.items[index] = item
+
+    def end(self, result=(0, [b""], {})) -> None:
+        self.submitter.on_tasks_done(WORKER, m.TasksDone(self.lease, [self.sequence, list(result)], 1))
+
+    def lost(self, index: int) -> object:
+        item = self.items[index]
+        return self.submitter.reconstruction.lost(item, self.lose(item), "gone")
+
+
+def test_lost_items_of_an_ended_generator_are_made_again_together():
+    owner = GeneratorOwner(1)
+    owner.make(1, 2, 3)
+    owner.end()
+    before = owner.items[2].value
+    assert owner.lost(1) is None and owner.lost(3) is None
+    owner.start()
+    owner.make(1, 2, 3)
+    owner.end()
+    assert [owner.read(owner.items[index]) for index in (1, 2, 3)] == [b"item 1", b"item 2", b"item 3"]
+    assert owner.items[2].value == before and len(owner.store) == 3  # the second item 2 was freed
+    owner.lose(owner.items[1])
+    assert type(owner.error(owner.items[1])) is errors.ObjectReconstructionFailedMaxAttemptsExceededError
+    for item in owner.items.values():
+        owner.refs.unpin(item)
+    assert not owner.lineage.recipes and len(owner.freed) == 6
+    owner.submitter.check()
+
+
+def test_an_item_that_is_lost_after_its_run_has_passed_it_is_made_by_the_next_run():
+    owner = GeneratorOwner(2)
+    owner.make(1, 2)
+    assert owner.lost(1) is None
+    owner.make(3)
+    owner.end()
+    owner.start()
+    owner.make(1)
+    assert owner.lost(2) is None  # this run has not come so far
+    assert owner.lost(1) is None  # and it has passed this one again
+    owner.make(2, 3)
+    owner.end()
+    assert owner.items[1].value is None
+    owner.start()
+    owner.make(1, 2, 3)
+    owner.end()
+    assert [owner.read(owner.items[index]) for index in (1, 2, 3)] == [b"item 1", b"item 2", b"item 3"]
+    owner.submitter.check()
+
+
+def test_lost_items_that_a_further_run_does_not_come_to_get_its_error():
+    owner = GeneratorOwner(3)
+    owner.make(1, 2, 3)
+    owner.end()
+    assert owner.lost(1) is None and owner.lost(2) is None and owner.lost(3) is None
+    owner.start()
+    owner.make(1)
+    owner.end([m.FAILED, "task_error", b"error"])
+    assert owner.read(owner.items[1]) == b"item 1"
+    assert owner.items[2].value == owner.items[3].value == [m.FAILED, "task_error", b"error"]
+    assert not owner.refs.unsettled
+    owner.submitter.check()
+
+
+def test_items_of_a_generator_without_retries_say_so():
+    owner = GeneratorOwner(0)
+    owner.make(1)
+    failed = owner.lost(1)
+    assert "max_retries=0" in str(errors.from_failure(failed[1], failed[2]))
+    owner.end()
+    assert "max_retries=0" in str(owner.error(owner.items[1]))

@@ -238,6 +238,28 @@ def test_the_death_of_a_node_moves_readers_to_another_copy_or_names_the_dead_nod
     assert not cluster.nodes[1].service.table.names and not cluster.nodes[2].service.table.names
 
 
+def test_some_time_after_the_death_of_a_node_one_look_finds_out_that_an_object_is_lost(make):
+    cluster = make(2, 4 * MIB)
+    maker, reader = (node.join() for node in cluster.nodes)
+    lost = [wire(at, oid, cluster.names[0]) for oid, at in
+            (cluster.nodes[0].put(maker, b"lost" * 100_000) for _ in range(5))]
+    cluster.kill(0)
+    looks = []
+    service = cluster.nodes[1].service
+    finder, find = service.transfer.finder, service.transfer.finder.find
+    finder.find = lambda oid, then: (looks.append(oid), find(oid, then))[1]
+    core = Reader(cluster, 1, reader.client)
+    with pytest.raises(errors.ObjectLostError):
+        core.read(lost[0])
+    assert len(looks) > 1  # copies may be on their way into the control store
+    cluster.run(5.0)
+    looks.clear()
+    for value in lost[1:]:
+        with pytest.raises(errors.ObjectLostError):
+            core.read(value)
+    assert looks == [value[4] for value in lost[1:]]
+
+
 def test_a_client_can_ask_where_copies_are(make):
     cluster = make(2, 4 * MIB)
     maker, reader = cluster.nodes[0].join(), cluster.nodes[1].join()

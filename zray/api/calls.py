@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from zray.base.plain_numbers import plain
 from zray.handles.connection import connected, current, start_by
-from zray.handles.options import check_namespace
+from zray.handles.options import check_namespace, copies_asked
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
 
@@ -141,11 +141,19 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     return connected().get(list(refs), timeout)
 
 
-def put(value: T, *, _owner: Any = None, _tensor_transport: str = "object_store") -> ObjectRef[T]:
-    """Store a value; returns its reference.  The private keywords are Ray's and have no effect."""
+def put(value: T, *, durability: int = 1, _owner: Any = None, _tensor_transport: str = "object_store"
+        ) -> ObjectRef[T]:
+    """Store a value; returns its reference.  The private keywords are Ray's and have no effect.
+
+    ``durability``: the number of nodes that keep a copy, 1 or more.  With 2 the loss of one node loses nothing, and a
+    new second copy is made after it.  ``put`` returns when the copies are there.  With too few nodes it
+    warns, and the missing copies are made when nodes join.  ValueError for less than 1, TypeError for what is no int.
+    """
     if isinstance(value, ObjectRef):
         raise TypeError("Calling 'put' on an ray.ObjectRef is not allowed. If you really want to do this, you can wrap "
                         "the ray.ObjectRef in a list and call 'put' on it.")
+    if durability != 1 or durability is True:
+        return connected().put(value, copies_asked(durability))
     return connected().put(value)
 
 

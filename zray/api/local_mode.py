@@ -378,7 +378,7 @@ class LocalRuntime:
         until = None if timeout is None else time.monotonic() + timeout
         return [ref._record.result(until) for ref in wanted]
 
-    def put(self, value: Any) -> ObjectRef:
+    def put(self, value: Any, copies: int = 1) -> ObjectRef:
         return stored(ids.return_id(self._new_task(), ids.PUT_FLAG | 1), value, "put value")
 
     def wait(self, wanted: Sequence[Any], num_returns: int, timeout: float | None,

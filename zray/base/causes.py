@@ -43,6 +43,7 @@ class Cause(IntEnum):
     NODE_GONE = 23, "the only node that it may run on is gone"
     STORE_ASKED = 24, "the node has yet to answer for room in the object store"
     TRANSFERRING = 30, "the object is being brought from another node"
+    COPYING = 25, "further nodes are getting a copy of the object (durability=)"
     RECONSTRUCTING = 31, "it was lost, and its task runs again to make it once more"
     ADOPTION = 32, "its owner has died, and a process is looked for that has its value"
     BLOCKED = 33, "it waits in get or wait"

@@ -373,7 +373,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "owner_died": (OwnerDiedError, lambda d: (
         f"{_object(d)} cannot be had: the process that owned it ended"
         f"{' (' + _text(d, 'reason') + ')' if d.get('reason') else ' before it had told others of its value'}. "
-        "What it had submitted and was not finished is not run again. "
+        f"It is not made again: {_text(d, 'recipe', 'no process that is left knows how')}. "
         "Let a process that lives longer (the driver, a detached actor) make the object.")),
     "freed": (ObjectFreedError, lambda d: f"{_object(d)} was freed by hand. {_text(d, 'reason')}".rstrip()),
     "reconstruction": (ObjectReconstructionFailedError, lambda d: (

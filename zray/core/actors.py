@@ -61,6 +61,9 @@ class Actors:
         checkpoints = self._checkpoints(cls, options)
         if checkpoints is not None:
             spec["checkpoints"] = checkpoints
+        if deps:  # a restart asks them for arguments that were lost
+            with self.loop.lock:
+                spec["dep_owners"] = [self.machine.address_of(record) for record in deps]
         if options.name:
             found = self._create_named(cls, actor, spec, deps, options)
             if found is not None:

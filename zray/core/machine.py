@@ -36,8 +36,10 @@ from zray.owner.eager_values import EagerValues
 from zray.owner.holding import Holding
 from zray.owner.maps import MapBatch
 from zray.owner.ports import Columns, SubmitterPorts
+from zray.owner.recipes import Recipes
 from zray.owner.records import Abandoned, Borrowed, Entry, Task
 from zray.owner.references import References
+from zray.owner.remaking import Remaking
 from zray.owner.streams import ItemStream
 from zray.owner.submitter import Submitter
 from zray.wire import messages as m
@@ -85,6 +87,10 @@ class CoreMachine:
         self.calls = ActorCalls(node, self.connections, self.refs, self.submitter, config.call_log_bytes_max)
         self.gcs = GcsClient(process.incarnation, self.send, [node])
         self.adoption = Adoption(self.refs, self.gcs, process.endpoint, shell.clock)
+        self.remaking = Remaking(self.submitter, self.refs, self._fence)
+        self.adoption.make = self.remaking.make
+        if self.refs.eager is not None:
+            self.refs.eager.recipe_of = Recipes(process.incarnation, columns, self.remaking.before).of
         self.holding = Holding(self.refs, self.adoption, self.send, self._may_hear_the_dead)
         self.groups = GroupWaits(node, self.refs, self.send)
         self.creations = Creations(node, self.refs, self.calls, self.send)
@@ -133,6 +139,8 @@ class CoreMachine:
             m.GroupReply.CODE: self._on_reply,
             m.NodeAnswer.CODE: self._on_reply,
             m.StoreLocated.CODE: self._on_reply,
+            m.StoreKept.CODE: self._on_reply,
+            m.OwnerFenced.CODE: self._on_reply,
         }
 
     def take(self, handlers: Handlers) -> None:
@@ -297,6 +305,14 @@ class CoreMachine:
                 then(answer.nodes)
 
         self.send(self.process.node, m.StoreLocate(self.ask(located), values))
+
+    def _fence(self, owner: bytes, then: Callable[[], None]) -> None:
+        """``then()`` when no attempt of a task of that ended owner runs, or will run."""
+        def fenced(answer: m.OwnerFenced | None) -> None:
+            if answer is not None:
+                then()
+
+        self.send(self.process.node, m.FenceOwner(self.ask(fenced), owner))
 
     def goodbye(self, then: Callable[[], None]) -> None:
         """Tell the node that this driver leaves; ``then()`` when it has flushed the output of the job."""
@@ -481,3 +497,4 @@ class CoreMachine:
         self.submitter.check()
         self.calls.check()
         self.adoption.check()
+        self.remaking.check()

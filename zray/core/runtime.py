@@ -192,8 +192,26 @@ class Runtime:
     def death_of(self, actor: bytes) -> errors.RayError | None:
         return self.actors.death_of(actor)
 
-    def put(self, value: Any) -> ObjectRef:
-        return self.values.put(value)
+    def made_again(self, lost: Sequence[Any], owner: bytes, endpoint: str) -> Any:
+        """The present wire value of an object that this process has found lost, as its owner has it or makes it.
+
+        ``lost``: [object id, the lost value, the reason].
+        """
+        oid, value, reason = lost
+        with self.loop.lock:
+            record = self.refs.restore(oid, owner, endpoint)
+            ref: ObjectRef = ObjectRef(oid, record)
+            if record.value is None and not record.waiters and not self.machine.ends.has_ended(owner):
+                record.value = value
+            failed = None if record.value is None else self.submitter.reconstruction.lost(record, record.value, reason)
+        if failed is not None:
+            return failed
+        self.waits.wait_all((record,), None)
+        del ref
+        return record.value
+
+    def put(self, value: Any, copies: int = 1) -> ObjectRef:
+        return self.values.put(value, copies)
 
     def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
         return self.waits.get_one(ref, timeout)

@@ -6,7 +6,7 @@ Waits for space, for spilled objects, and for objects of other nodes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from zray.base.ids import short
 from zray.core.context import Context
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
+from zray.core.waits.countdowns import Countdown
 from zray.core.waits.explaining import Reasons
 from zray.core.waits.patience import Warned
 from zray.owner.reconstruction import same_place
@@ -193,6 +194,28 @@ class Stored:
         if pending.value[0] == m.FAILED:
             raise errors.from_failure(pending.value[1], pending.value[2])
         return pending.value
+
+    def keep(self, values: Sequence[Any], copies: int) -> None:
+        """Wait until so many nodes keep each of these objects of this node, or no further node can have one now.
+
+        In that case warn: the node makes the missing copies when nodes join.
+        """
+        count = Countdown(self.loop, len(values))
+        found: list[int] = []
+
+        def kept(answer: m.StoreKept | None) -> None:
+            found.append(answer.copies if answer is not None else 0)
+            count(None)
+
+        with self.loop.lock:
+            machine = self.machine
+            for value in values:
+                machine.send(self.process.node, m.StoreKeep(machine.ask(kept), value, copies))
+        self.loop.turn()
+        self._wait(count, lambda: Cause.COPYING, lambda: f"{copies} nodes are to have it")
+        if min(found) < copies:
+            self.warned.say("durability", f"durability={copies}, and only {max(1, min(found))} of the nodes can have "
+                            "a copy now: the others are made when nodes join. Add nodes, or ask for fewer copies.")
 
     def leave(self, pending: Pending) -> None:
         """Stop waiting for a transfer (under the lock)."""

@@ -40,7 +40,8 @@ class Site:
         self.retries = retries_default if retries is None else retries
         self.nret = options.num_returns
         # plain: one return, and the worker needs nothing but the function
-        self.plain = options.num_returns == 1 and not options.max_calls and options.name is None
+        self.plain = options.num_returns == 1 and not options.max_calls and options.name is None \
+            and options.durability == 1
 
 
 class Tasks:
@@ -167,6 +168,8 @@ class Tasks:
         extra = task.extra or {}
         if options.max_calls:
             extra["max_calls"] = options.max_calls
+        if options.durability > 1:
+            extra["durability"] = options.durability
         if options.name is not None:
             extra["name"] = options.name
         if options.num_returns == STREAMING and options.backpressure > 0:

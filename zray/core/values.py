@@ -82,11 +82,11 @@ class Values:
         with self.loop.lock:
             return self.machine.carrying(wire, [ref._record for ref in dumped.refs], receiver)
 
-    def put(self, value: Any) -> ObjectRef:
-        """Store a value; its owner is this process."""
+    def put(self, value: Any, copies: int = 1) -> ObjectRef:
+        """Store a value; its owner is this process.  ``copies``: so many nodes are to keep it."""
         dumped = serialization.dumps(value, "put value")
         context = self.context
-        if dumped.nbytes <= self.inline_max:
+        if dumped.nbytes <= self.inline_max and copies == 1:
             wire: Any = dumped.pickle if not dumped.buffers else serialization.to_bytes(dumped)
             oid = None
         else:
@@ -106,7 +106,18 @@ class Values:
             if self.machine.dropped:
                 self.machine.empty_dropped()
         self.loop.raise_pending()
-        return ObjectRef(oid, entry)
+        ref: ObjectRef = ObjectRef(oid, entry)
+        if copies > 1:
+            entry.escaped = True  # the node knows it, and must hear of its end
+            self.stored.keep([wire], copies)
+        return ref
+
+    def store_bytes(self, payload: bytes, oid: bytes, owner: bytes) -> list[Any]:
+        """Write a payload to the store.  ``owner``: the object's owner."""
+        allocation = self.stored.allocate(len(payload), oid, owner)
+        allocation.view[:] = payload
+        with self.loop.lock:
+            return [*allocation.seal(), oid, self.process.node]
 
     # ------------------------------------------------------------ from wire values
 
@@ -193,6 +204,11 @@ class Values:
                 record.refs += 1
         return serialization.to_bytes(dumped), pins
 
+    def pack_call(self, item: Any, star: bool) -> tuple[Any, list[Any]]:
+        """The arguments of a task that is one item of a map, and the records inside (called under the lock)."""
+        dumped, _, _ = serialization.dump_args(tuple(item) if star else (item,), {}, None)
+        return serialization.to_bytes(dumped), [ref._record for ref in dumped.refs]
+
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
         """One result of a column: its wire value, and the records inside it, pinned."""
         try:
@@ -200,6 +216,8 @@ class Values:
             if opened is None or opened[0] is not column:
                 opened = self._opened = column, loads(self.payload(column))
             dumped = serialization.dumps(opened[1][position])
+        except errors.ObjectLostError as lost:
+            return [FAILED, "object_lost", {"reason": str(getattr(lost, "reason", ""))}], []
         except Exception as error:  # any error of unpickling the user's objects is the item's error
             return self.failure(error, name), []
         records = [ref._record for ref in dumped.refs]

@@ -42,6 +42,7 @@ class TaskKeywords(CommonKeywords, total=False):
 
     retry_exceptions: bool | Sequence[type[BaseException]]
     _generator_backpressure_num_objects: int | None
+    durability: int | None
     max_calls: int | None
     max_retries: int | None
 

@@ -83,6 +83,16 @@ def _resources(_: str, value: dict[str, float]) -> str | None:
 WHOLE = frozenset(("GPU", "TPU", "neuron_cores", "HPU", "NPU"))  # resources whose units are shared, but not split
 
 
+def copies_asked(durability: Any) -> int:
+    """The ``durability`` of a put; TypeError and ValueError say what is wrong with it."""
+    if isinstance(durability, bool) or not isinstance(durability, int):
+        raise TypeError(f"durability must be an int, the number of nodes that keep a copy, not a "
+                        f"{type(durability).__name__}")
+    if durability < 1:
+        raise ValueError(f"durability must be 1 or more, the number of nodes that keep a copy, not {durability}")
+    return durability
+
+
 def check_whole(demand: dict[str, int]) -> None:
     """ValueError for a fraction above 1 of a resource that comes in whole units: found at ``.remote()``, as in Ray."""
     for name in WHOLE.intersection(demand):
@@ -197,6 +207,7 @@ _CALL: dict[str, Option] = {
 TASK_OPTIONS: dict[str, Option] = {
     **_COMMON,
     **_CALL,
+    "durability": Option((int, _NONE), _positive, 1),
     "max_calls": Option((int, _NONE), _finite, 0),
     "max_retries": Option((int, _NONE), _infinite),
 }
@@ -382,12 +393,13 @@ class TaskOptions(_Options):
     """Options of a remote function.
 
     ``demand`` units by resource; ``num_returns`` >= 0, STREAMING or DYNAMIC; ``max_retries`` None for the session's
-    default, -1 for ever; ``retry_exceptions`` bool or exception types; ``env`` the runtime environment; ``strategy`` {}
-    or a map with ``kind``; ``backpressure`` items a generator may be ahead, -1 for no limit.
+    default, -1 for ever; ``durability`` nodes that keep each result; ``retry_exceptions`` bool or exception types;
+    ``env`` the runtime environment; ``strategy`` {} or a map with ``kind``; ``backpressure``
+    items a generator may be ahead, -1 for no limit.
     """
 
-    __slots__ = ("backpressure", "demand", "env", "fallbacks", "key", "label_selector", "max_calls", "max_retries",
-                 "name", "num_returns", "retry_exceptions", "strategy")
+    __slots__ = ("backpressure", "demand", "durability", "env", "fallbacks", "key", "label_selector", "max_calls",
+                 "max_retries", "name", "num_returns", "retry_exceptions", "strategy")
     TABLE = TASK_OPTIONS
     WHAT = "remote functions"
 
@@ -400,6 +412,7 @@ class TaskOptions(_Options):
         # A task with GPUs ends its worker, because only the end of a process surely frees the memory of a GPU.
         asked = raw.get("max_calls")
         self.max_calls: int = asked if asked is not None else int("GPU" in self.demand)
+        self.durability: int = raw.get("durability") or 1
         self.env = _env(raw)
         self.strategy = _placed(raw)
         self.name: str | None = raw.get("name")

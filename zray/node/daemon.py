@@ -226,6 +226,7 @@ class Daemon:
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
         self.handover = ObjectHandover(self.incarnation, self.machine.drivers, self.store,
                                        lambda: not self.locations.unwritten, self.session_dir)
+        self.store.join(lambda: self.machine.cluster.peers, self.handover.announce)
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._membership())
 
     def _ports(self) -> DaemonPorts:

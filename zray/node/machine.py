@@ -42,6 +42,7 @@ from zray.node.jobs.table import JobTable
 from zray.node.jobs.task_events import Source, TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
 from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
+from zray.node.leases.fences import FencePorts, Fences
 from zray.node.leases.local import LeasePorts, Leases
 from zray.node.leases.placements import Death, Placements
 from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
@@ -124,8 +125,7 @@ class NodeMachine:
              m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
             self.drivers.handlers, self.actor_messages.handlers, self.checkpoints.handlers, self.cluster.handlers,
-            self.leases.handlers,
-            self.remote_leases.handlers, self.groups.handlers)
+            self.leases.handlers, self.remote_leases.handlers, self.groups.handlers, self.fences.handlers)
 
     def _compose_actors(self, names: Names, ports: NodePorts) -> None:
         context = self.context
@@ -170,6 +170,9 @@ class NodeMachine:
             job_of=self.drivers.job_of,
             uses_group=self.groups.uses,
             declares=lambda owner, key, strategy: self.affinity.key(owner, key, strategy)))
+        self.fences = Fences(self.context, FencePorts(
+            self.placements, nodes=lambda: self.cluster.peers, is_process=self.processes.is_process,
+            learn=lambda owner: self._foreign_ended(owner, "its process ended")))
         self.affinity = HardAffinity(self.context, HardAffinityPorts(
             self.cluster, names, declared=self.leases.declared, waiting=self.places.waiting_here,
             end_actor=self.actors.unschedulable))
@@ -308,6 +311,7 @@ class NodeMachine:
                     self.leases.perform(effect)
         if len(self.places.requests) > len(self.places.infeasible):
             self.pool.start_ahead(len(self.places.requests) - len(self.places.infeasible), now)
+        self.fences.settle()
         self.processes.announce()
 
     def refuse(self, peer: bytes, why: str) -> None:
@@ -434,6 +438,7 @@ class NodeMachine:
         self.groups.node_ended(incarnation)
         self.queries.node_ended(incarnation)
         self.checkpoints.node_ended(incarnation)
+        self.fences.node_ended(incarnation)
         self.unheld.nodes_changed(now, incarnation)
         self.adoption.home_gone(incarnation, death)
         self._settle()
@@ -484,7 +489,7 @@ class NodeMachine:
         self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.environments, self.actors, self.foreign, self.actor_rows,
                      self.cluster, self.remote_leases, self.groups, self.jobs, self.events, self.metrics,
-                     self.placements, self.leases, self.places, self.checkpoints, self.unheld):
+                     self.placements, self.leases, self.places, self.checkpoints, self.unheld, self.fences):
             part.check()
         for actor in self.foreign.actors.values():
             assert not actor.worker or self.placements[actor.lease].actor == actor.id

@@ -7,6 +7,9 @@ the owner of a borrowed object has died, a holder acts by what it has:
         CLAIM   swap the row: from nothing, or from the row of a dead adopter, to a row that names this process
                 won: an Entry here owns the object, as if it had been made here
                 lost: the row names the winner; MOVE
+    has a recipe of a pending object (zray.owner.recipes), and the owner has certainly ended
+        CLAIM   a little later, because another process may have the value.  Won: the Entry here is pending, and
+                its task runs again (``make``)
     has no value
         LOOK    the row names a process that lives: MOVE
                 else look again after each of LOOK_AGAIN_S, then OwnerDiedError
@@ -51,6 +54,7 @@ MOVES_MAX = 3  # adopters that freed an object before we registered; then an obj
 CLAIM_AGAIN_S = 1.0  # pause after a claim that the control store could not carry out
 CLAIMS_MAX = 10  # claims of one object that the control store could not carry out
 GRACE_S = 5.0
+LIVES_OF_ROW = 16  # a row that was deleted counts its adopters anew: one whose adopter freed the object
 DROPPED_S = 1.0  # longer than from the death of a process to the notice of it
 DROPPED_MAX = 1024
 CLAIMS_OPEN_MAX = 64  # requests under way
@@ -68,7 +72,7 @@ class Owners(Protocol):
 class AdoptionCandidate:
     """A borrowed object without an owner; ``row`` is the last known content of its row."""
 
-    __slots__ = ("record", "row", "new", "entry", "value", "tries")
+    __slots__ = ("record", "row", "new", "entry", "value", "tries", "life", "recipe")
 
     def __init__(self, record: Borrowed):
         self.record = record
@@ -79,6 +83,8 @@ class AdoptionCandidate:
         self.entry: Entry | None = None
         self.value: Any = None
         self.tries = 0
+        self.recipe: Any = None
+        self.life = 0  # how often the object was adopted, with this claim
 
 
 class Adoption:
@@ -89,6 +95,8 @@ class Adoption:
         self.owners = owners
         self.endpoint = endpoint
         self.clock = clock
+        # make(entry, recipe, inputs, last owner, life): run the task of a pending object again (zray.owner.remaking)
+        self.make: Callable[[Entry, list[Any], list[Any], bytes, int], None] = _make_nothing
         self.ownerless: dict[bytes, AdoptionCandidate] = {}
         self.adopted: dict[bytes, bytes] = {}  # our rows
         self._ready: deque[AdoptionCandidate] = deque()
@@ -119,7 +127,8 @@ class Adoption:
         if not record.moved or self.refs.ends.has_ended(record.owner):
             item = self.ownerless[record.oid] = AdoptionCandidate(record)
             self._ready.append(item)
-        elif _is_value(record.value) or record.moved < MOVES_MAX:  # its adopter freed it, and is removing the row
+        elif _is_value(record.value) or type(record.recipe) is list or record.moved < MOVES_MAX:
+            # its adopter freed it, and is removing the row
             item = self.ownerless[record.oid] = AdoptionCandidate(record)
             self._retry_later(item, LOOK_AGAIN_S[min(record.moved, len(LOOK_AGAIN_S)) - 1])
         else:
@@ -162,10 +171,12 @@ class Adoption:
         if not self._is_needed(record):
             self._close(item)
             return
-        if not _is_value(record.value):
+        if not self._may_claim(record):
             self._under_way += 1
             self.owners.read_owner(record.oid, lambda call: self._row_read(item, call))
-        elif not self.refs.ends.has_ended(record.owner) and not record.moved:
+        elif record.value is None and item.tries == 0:
+            self._retry_later(item, LOOK_AGAIN_S[0])
+        elif record.value is not None and not self.refs.ends.has_ended(record.owner) and not record.moved:
             self._close(item)  # only the connection had closed, and the value came from another process
         elif item.entry is None and record.oid in self.refs.owned:
             self._retry_later(item, CLAIM_AGAIN_S)  # an entry of a freed object, made by a stale address, is in the way
@@ -174,8 +185,15 @@ class Adoption:
                 self._prepare(item)
             self._counter += 1
             self._under_way += 1
-            item.new = msgpack.packb([self.refs.me, self.endpoint, self._counter])
+            item.life = 1 + (LIVES_OF_ROW * min(record.moved, 15) if item.row is None else _life_of(item.row))
+            item.new = msgpack.packb([self.refs.me, self.endpoint, self._counter, item.life])
             self.owners.swap_owner(record.oid, item.row, item.new, lambda call: self._swap_ended(item, call))
+
+    def _may_claim(self, record: Borrowed) -> bool:
+        """Whether this process has the value, or knows how to make it."""
+        if record.value is None:
+            return type(record.recipe) is list and self.refs.ends.has_ended(record.owner)
+        return _is_value(record.value)
 
     def _is_needed(self, record: Borrowed) -> bool:
         """Whether the object is held here, or is in a store, where it would stay for ever without an owner."""
@@ -217,14 +235,14 @@ class Adoption:
     def _decide(self, item: AdoptionCandidate) -> None:
         """The row does not name this process: move to the adopter it names, claim again, look again or fail."""
         record = item.record
-        owner, endpoint, _ = msgpack.unpackb(item.row) if item.row is not None else (self.refs.me, "", 0)
+        owner, endpoint, *_ = msgpack.unpackb(item.row) if item.row is not None else (self.refs.me, "", 0)
         if owner != self.refs.me and not self.refs.ends.has_ended(owner):
             if self.refs.borrowed.get(record.oid) is record:
                 self.refs.move(record, owner, endpoint)
             self._close(item)
         elif not self._is_needed(record):
             self._close(item)
-        elif _is_value(record.value):
+        elif self._may_claim(record):
             self._ready.append(item)  # claim again, from the row as it is now
         elif item.tries < len(LOOK_AGAIN_S):
             self._retry_later(item, LOOK_AGAIN_S[item.tries])
@@ -239,6 +257,7 @@ class Adoption:
         record, refs = item.record, self.refs
         entry = item.entry = Entry(record.oid)  # its one reference belongs to this item, later to the grace time
         entry.value = item.value = record.value
+        item.recipe = record.recipe
         entry.escaped = True
         entry.contained = record.contained and list(record.contained)
         for inner in entry.contained or ():
@@ -252,6 +271,7 @@ class Adoption:
         assert entry is not None
         oid = entry.oid
         item.entry = None
+        owner = item.record.owner
         del self.ownerless[oid]
         self.adopted[oid] = item.new
         self.refs.finalizers[oid] = lambda: self._freed(oid)
@@ -259,16 +279,41 @@ class Adoption:
         record = self.refs.borrowed.get(oid)
         if record is not None:
             self._hold(record)
+        if entry.value is None:
+            self._make(entry, item, owner)
+
+    def _make(self, entry: Entry, item: AdoptionCandidate, owner: bytes) -> None:
+        """The adopted object is pending: make it, unless its value has arrived from elsewhere meanwhile."""
+        value = item.record.value
+        inputs, entry.contained = entry.contained or [], None
+        if value is not None and _is_value(value):
+            entry.contained = [inner for inner in item.record.contained or () if inner is not entry]
+            for inner in entry.contained:
+                inner.refs += 1
+            self.refs.unpin_all(inputs)
+            self.refs.complete(entry, value)
+        else:
+            self.make(entry, item.recipe, inputs, owner, item.life)
 
     def _hold(self, record: Borrowed) -> None:
         """A borrowed object is ours now: its Borrowed record holds the Entry, as a containing value would."""
         entry = self.refs.owned[record.oid]
         entry.refs += 1
+        self.refs.forget_recipe(record)
         record.contained = [*(record.contained or ()), entry]
         record.owner, record.endpoint = self.refs.me, self.endpoint
         record.moved += 1
         record.confirmed = True
-        if record.value is None:
+        if record.value is not None:
+            return
+        if entry.value is not None:
+            self.refs.complete(record, entry.value)
+        else:
+            record.asked = True  # it gets its value from the Entry
+            self.refs.when_ready(entry, lambda ready: self._pass_on(record, ready))
+
+    def _pass_on(self, record: Borrowed, entry: Entry) -> None:
+        if record.value is None and self.refs.borrowed.get(record.oid) is record:
             self.refs.complete(record, entry.value)
 
     def _is_adopted(self, entry: Entry) -> bool:
@@ -309,6 +354,16 @@ class Adoption:
         for oid in self.adopted:
             assert oid in self.refs.owned and oid in self.refs.finalizers
         assert 0 <= self._under_way <= len(self.ownerless)
+
+
+def _life_of(row: bytes) -> int:
+    """How often the object was adopted, according to its row."""
+    fields: list[Any] = msgpack.unpackb(row)
+    return fields[3] if len(fields) > 3 else 0
+
+
+def _make_nothing(entry: Entry, recipe: list[Any], inputs: list[Any], owner: bytes, life: int) -> None:
+    """The hook until Remaking has registered."""
 
 
 def _is_value(value: Any) -> bool:

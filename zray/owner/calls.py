@@ -110,6 +110,7 @@ class ActorCalls:
         self.dirty: list[ActorLink] = []
         self.ended: dict[bytes, None] = {}  # actors that are DEAD, oldest first
         self.finished = 0
+        submitter.reconstruction.calls = self
 
     def link_for(self, actor: bytes, name: str, any_order: bool = False) -> ActorLink:
         link = self.links.get(actor)
@@ -124,13 +125,28 @@ class ActorCalls:
 
     def submit(self, link: ActorLink, task: Task) -> None:
         """Take a call; the next turn's ``pump`` sends it."""
+        if task.pins is not None:
+            for record in task.pins:
+                record.refs += 1
+        self._take(link, task)
+
+    def may_run_again(self, task: Task) -> bool:
+        """Whether the actor of this ended call will take calls."""
+        link = task.lease
+        return link.state != DEAD and (link.life_record is None or link.life_record.refs > 0)
+
+    def run_again(self, task: Task) -> None:
+        """Make a lost result again: an ended call, whose pins are counted, follows the calls that wait."""
+        task.missing = 0
+        task.state = WAITING
+        self._take(task.lease, task)
+
+    def _take(self, link: ActorLink, task: Task) -> None:
         if link.unfinished == 0 and link.life_record is not None:
             link.life_record.refs += 1
         link.unfinished += 1
         task.lease = link
         if task.pins is not None:
-            for record in task.pins:
-                record.refs += 1
             for record in task.deps or ():
                 if not self.refs.when_ready(record, Arrival(self, task)):
                     task.missing += 1

@@ -5,7 +5,8 @@
 
 Inputs are remembered, not kept alive: when the last reference to an input goes, its value is freed as usual.
 Lineage keeps its inline value (counted in bytes); or, if the value lay in the store, its recipe.  So a loop
-``x = f.remote(x)`` over large arrays costs one record an iteration, and no array.
+``x = f.remote(x)`` over large arrays costs one record an iteration, and no array.  An input in the store that cannot
+be made again (a put, the result of a task with max_retries=0) is the exception: it stays in the store.
 
     a recipe lives while      one of its results is referenced, or is an input of another recipe
     a trace lives while       it is an input of a recipe, or a referenced result in the store
@@ -33,8 +34,10 @@ Why = tuple[str, str]
 NO_RETRIES: Why = ("reconstruction", "its task must not run a second time (max_retries=0)")
 ATTEMPTS: Why = ("reconstruction_attempts", "")
 EVICTED: Why = ("reconstruction_evicted", "")
-ACTOR: Why = ("reconstruction", "an actor call made it, and calls are not run again")
-ITEM: Why = ("reconstruction", "it is an item of a generator, and those are not run again")
+ACTOR: Why = ("reconstruction", "an actor call made it, and must not run a second time (max_task_retries=0)")
+ACTOR_DEAD: Why = ("reconstruction", "a call of an actor made it, and the actor is dead")
+UNFINISHED: Why = ("reconstruction", "its generator has not ended")
+CANCELLED: Why = ("reconstruction", "its task was cancelled")
 FAILED_AGAIN: Why = ("reconstruction", "its task failed when it was run again")
 NO_REASON: Why = ("", "")
 
@@ -43,10 +46,11 @@ class Trace:
     """An object that lineage knows.
 
     ``live``: this process owns the object, and it is referenced.  ``uses``: how often recipes and values name
-    it.  ``contained``: the objects inside a value that was freed but is kept as an input.
+    it.  ``contained``: the objects inside a value that was freed but is kept as an input.  ``kept``: such a value is
+    still in the store.
     """
 
-    __slots__ = ("record", "recipe", "why", "uses", "live", "contained", "nbytes")
+    __slots__ = ("record", "recipe", "why", "uses", "live", "contained", "nbytes", "kept")
 
     def __init__(self, record: Record, live: bool):
         self.record = record
@@ -56,6 +60,7 @@ class Trace:
         self.live = live
         self.contained: list[Trace] | None = None
         self.nbytes = 0  # of an inline value that only lineage keeps
+        self.kept = False
 
 
 class Recipe:
@@ -88,10 +93,13 @@ class Lineage:
 
     # ------------------------------------------------------------ a task has ended
 
-    def keep(self, task: Task, pins: list[Any] | None, deps: list[Any] | None) -> None:
-        """The results of ``task`` are delivered.  Its ``pins`` still hold; ``deps`` of these are arguments, by slot."""
-        entries = task.entry if type(task.entry) is list else (task.entry,)
-        stored = [entry for entry in entries if is_stored(entry.value) and self._matters(entry)]
+    def keep(self, task: Task, pins: list[Any] | None, deps: list[Any] | None, entries: Sequence[Entry]) -> None:
+        """The results of ``task`` are delivered.  Its ``pins`` still hold; ``deps`` of these are arguments, by slot.
+
+        An item of a generator may have been lost since, and be pending.
+        """
+        stored = [entry for entry in entries if (entry.value is None or is_stored(entry.value))
+                  and self._matters(entry)]
         before = self.recipes.pop(task.tid, None)
         why = why_not(task)
         if why is NO_REASON and stored:
@@ -158,21 +166,24 @@ class Lineage:
 
     # ------------------------------------------------------------ the end of objects and of recipes
 
-    def freed(self, entry: Entry) -> None:
-        """The last reference to this object is gone, and References frees its value."""
+    def freed(self, entry: Entry) -> bool:
+        """The last reference to this object is gone.  True: its value must stay in the store.  Else free it."""
         trace = self.traced[entry.oid]
         if trace.record is not entry:
-            return  # it was borrowed when it became an input, and has been adopted since
+            return False  # it was borrowed when it became an input, and has been adopted since
         trace.live = False
         if trace.uses == 0:
             self._release([trace])
-            return
-        if type(entry.value) is bytes:
-            trace.nbytes = len(entry.value)
-            self.bytes += trace.nbytes
+            return False
+        kept = trace.kept = is_stored(entry.value) and trace.recipe is None and trace.why is not UNFINISHED
+        if kept or type(entry.value) is bytes:
+            if not kept:
+                trace.nbytes = len(entry.value)
+                self.bytes += trace.nbytes
             if entry.contained:
                 trace.contained = [self._use(record) for record in entry.contained]
             self._evict()
+        return kept
 
     def revived(self, trace: Trace) -> None:
         """A freed input is an object of this process again: its value counts there, and pins the objects inside."""
@@ -222,6 +233,9 @@ class Lineage:
             del self.traced[trace.record.oid]
             self.bytes -= trace.nbytes
             trace.nbytes = 0
+            if trace.kept:
+                trace.kept = False
+                self.refs.free_stored(trace.record.oid, trace.record.value, True)
             contained, trace.contained = trace.contained, None
             for inner in contained or ():
                 inner.uses -= 1
@@ -245,6 +259,7 @@ class Lineage:
                 uses[id(trace)] = uses.get(id(trace), 0) + 1
         for oid, trace in self.traced.items():
             assert trace.record.oid == oid
+            assert not (trace.kept and (trace.live or trace.recipe)), f"{oid.hex()}: kept for nothing"
             assert trace.live == (self.refs.owned.get(oid) is trace.record), f"{oid.hex()}: live or not"
             assert trace.uses or (trace.live and (trace.recipe or trace.why[0])), f"{oid.hex()}: traced for nothing"
             total += trace.nbytes
@@ -268,10 +283,8 @@ def is_stored(value: Any) -> bool:
 
 def why_not(task: Task) -> Why:
     """Why this task cannot run again; NO_REASON when it can."""
-    if task.key is None:
-        return ACTOR
-    if task.stream is not None:
-        return ITEM
     if task.retries == 0:
-        return ATTEMPTS if task.attempt else NO_RETRIES
+        return ATTEMPTS if task.attempt else NO_RETRIES if task.key is not None else ACTOR
+    if task.cancelling and task.stream is not None:  # any other task that was cancelled has no result, or a whole one
+        return CANCELLED
     return NO_REASON

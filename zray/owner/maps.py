@@ -4,6 +4,9 @@ A MapBatch is the whole map.  The part not yet pushed is one MapChunk in the que
 a lease is a MapChunk in ``lease.inflight``, under its first sequence number.  Every item is a task of its own, with
 its own id, result, error and retries.  A chunk is cut so that it runs for a few milliseconds.  A lease has two
 chunks, so that one is pickled while the other runs.
+
+A column of results that is lost with a node is made again: its items that had values are queued again, each charged a
+retry.  For that a map with columns in a store keeps its items, up to ``items_bytes_max`` in all maps.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from typing import Any, Protocol
 
 from zray.base import ids
 from zray.owner.failures import crashed
+from zray.owner.lineage import ATTEMPTS, EVICTED, NO_RETRIES
 from zray.owner.ports import Columns
+from zray.owner.reconstruction import failure as never_made, same_place
 from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease, Net, WorkerLink
 from zray.owner.references import References
 from zray.wire.messages import CARRYING, FAILED, STORED, CancelTask, MapDone, PushMap, WorkerDied
@@ -28,7 +33,7 @@ class MapBatch:
     """One call of ``f.map``: items in, columns of results out."""
 
     __slots__ = ("prefix", "start", "fn", "key", "items", "star", "count", "remaining", "results", "failures",
-                 "waiters", "entries", "refs", "retries", "attempts", "retry_errors", "cancelled", "extra")
+                 "waiters", "entries", "refs", "retries", "attempts", "retry_errors", "cancelled", "extra", "packed")
 
     def __init__(self, prefix: bytes, start: int, fn: Function, key: Key, items: Sequence[Any], star: bool,
                  retries: int):
@@ -49,6 +54,7 @@ class MapBatch:
         self.retry_errors: Any = False
         self.cancelled: set[int] = set()
         self.extra: dict[str, Any] | None = None
+        self.packed = 0  # bytes of the items that were pushed
 
     def task_id(self, index: int) -> bytes:
         return ids.task_id(self.prefix, self.start + index)
@@ -92,10 +98,13 @@ class _Submitter(Protocol):
 class MapRuns:
     """All maps of one Submitter.  The shell does the pickling (zray.owner.ports)."""
 
-    def __init__(self, submitter: _Submitter, refs: References, columns: Columns):
+    def __init__(self, submitter: _Submitter, refs: References, columns: Columns, items_bytes_max: int):
         self.submitter = submitter
         self.refs = refs
         self.columns = columns
+        self.items_bytes_max = items_bytes_max
+        self.items_bytes = 0
+        self.kept: dict[int, MapBatch] = {}  # by id(): ended maps that keep their items, oldest first
 
     def submit(self, batch: MapBatch) -> None:
         if batch.count:
@@ -150,6 +159,7 @@ class MapRuns:
         except Exception as error:  # the user's objects decide what pickling them raises
             self._unpackable(chunk, error)
             return
+        batch.packed += len(items)
         chunk.state = PUSHED
         chunk.lease = lease
         first = lease.next_seq
@@ -214,6 +224,11 @@ class MapRuns:
     def _give(self, batch: MapBatch, index: int, column: Any, position: int) -> None:
         """Give the entry ``batch.entries[index]`` its value, which is in this column."""
         def picked(value: Any, records: list[Any]) -> None:
+            if type(value) is list and value[1] == "object_lost":
+                failed = self.column_lost(batch, column, value[2]["reason"])
+                if failed is None:
+                    return  # the entry gets its value from the column that replaces this one
+                value = failed
             entry = batch.entries.pop(index, None)
             if entry is None or entry.value is not None:
                 self.refs.unpin_all(records)
@@ -230,10 +245,60 @@ class MapRuns:
     def _count_down(self, batch: MapBatch, count: int) -> None:
         batch.remaining -= count
         if batch.remaining == 0:
-            batch.items = ()
+            self._keep_items(batch)
             waiters, batch.waiters = batch.waiters, None
             for waiter in waiters or ():
                 waiter(batch)
+
+    def _keep_items(self, batch: MapBatch) -> None:
+        """A map has ended: keep its items if some of its results may be lost."""
+        if not batch.retries or not any(type(value) is list for _, _, value in batch.results):
+            batch.items = ()
+            return
+        if id(batch) not in self.kept:
+            self.kept[id(batch)] = batch
+            self.items_bytes += batch.packed
+        while self.items_bytes > self.items_bytes_max:
+            self._forget_items(next(iter(self.kept.values())))
+
+    def _forget_items(self, batch: MapBatch) -> None:
+        if self.kept.pop(id(batch), None) is not None:
+            self.items_bytes -= batch.packed
+            batch.items = ()
+
+    def column_lost(self, batch: MapBatch, value: Any, reason: str) -> list[Any] | None:
+        """A reader found no copy of this column.
+
+        None: its items have run again, or will; wait for the map.  Else the failure for that reader.
+        """
+        at = next((i for i, column in enumerate(batch.results) if same_place(column[2], value)), None)
+        if at is None:
+            return None
+        first, count, _ = batch.results[at]
+        oid = ids.return_id(batch.task_id(first), 1)
+        indices = [index for index in range(first, first + count) if index not in batch.failures]
+        attempt = max((batch.attempts.get(index, 0) for index in indices), default=0)
+        if batch.retries == 0:
+            return never_made(oid, NO_RETRIES, reason)
+        if 0 < batch.retries <= attempt:
+            return never_made(oid, ATTEMPTS, reason)
+        if not batch.items:
+            return never_made(oid, EVICTED, reason)
+        del batch.results[at]
+        self.refs.free_stored(oid, value, True)
+        if batch.remaining == 0 and self.kept.pop(id(batch), None) is not None:
+            self.items_bytes -= batch.packed  # it is unfinished, and needs its items
+        batch.remaining += len(indices)
+        for index in indices:
+            batch.attempts[index] = attempt + 1
+        while indices:
+            start = stop = indices.pop()
+            while indices and indices[-1] == start - 1:
+                start = indices.pop()
+            batch.key.queue.appendleft(MapChunk(batch, start, stop + 1 - start, attempt + 1))
+        self.submitter.retried += count
+        self.submitter.touch(batch.key)
+        return None
 
     def _failed_in_user_code(self, batch: MapBatch, index: int, failure: Any) -> None:
         attempts = batch.attempts.get(index, 0)
@@ -385,6 +450,7 @@ class MapRuns:
         """Free the results once no item can be asked for, and no item that was asked for is pending."""
         if batch.refs or batch.entries:
             return
+        self._forget_items(batch)
         for first, _, value in batch.results:
             if type(value) is list and value[0] == STORED:
                 self.refs.free_stored(batch.task_id(first), value, True)

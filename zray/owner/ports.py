@@ -20,11 +20,17 @@ class Columns(Protocol):
     def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
         """``(wire value, records that it pins)``; raises any error of pickling the user's objects."""
 
+    def pack_call(self, item: Any, star: bool) -> tuple[Any, list[Any]]:
+        """One item as the arguments of a task, and the records inside; raises any error of pickling them."""
+
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
         """``(wire value of one result, records that it pins)``; the value is an error if the result does not load."""
 
     def pick_later(self, column: Any, position: int, name: str, then: Callable[[Any, list[Any]], None]) -> None:
-        """The same for a stored column, whose reading may block; ``then(value, records)`` under the lock."""
+        """The same for a stored column, whose reading may block; ``then(value, records)`` under the lock.
+
+        The value is the failure ``object_lost`` with a ``reason`` when no copy of the column is left.
+        """
 
     def references(self, oids: Sequence[bytes]) -> bytes:
         """The value of an object that is the references to these objects of ours; it does not block."""

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.base.ids import PUT_FLAG, TASK_SIZE
-from zray.owner.lineage import ATTEMPTS, FAILED_AGAIN, Lineage, Recipe, Trace, Why, is_stored
+from zray.owner.lineage import ACTOR_DEAD, ATTEMPTS, FAILED_AGAIN, Lineage, Recipe, Trace, Why, is_stored
 from zray.owner.records import WAITING, Borrowed, Entry, Net, Record, Task
 from zray.owner.references import References
 from zray.wire.messages import FAILED, ObjectLost, Resolved
@@ -50,9 +50,23 @@ class _Submitter(Protocol):
 
     net: Net
     waiting: int
+    tasks: dict[bytes, Task]
 
+    @property
+    def streams(self) -> _Streams: ...
     def start(self, task: Task) -> None: ...
     def ready_or_wait(self, task: Task, record: Any) -> None: ...
+
+
+class _Streams(Protocol):
+    def lose(self, task: Task, oid: bytes) -> Why | None: ...
+
+
+class _Calls(Protocol):
+    """Runs calls of actors again."""
+
+    def may_run_again(self, task: Task) -> bool: ...
+    def run_again(self, task: Task) -> None: ...
 
 
 class Reconstruction:
@@ -60,6 +74,8 @@ class Reconstruction:
 
     ``locate`` is a port (zray.owner.ports).
     """
+
+    calls: _Calls  # set by these: they need the submitter, which needs this
 
     def __init__(self, submitter: _Submitter, refs: References, lineage: Lineage, locate: Locate):
         self.submitter = submitter
@@ -84,21 +100,59 @@ class Reconstruction:
         if not same_place(record.value, value):
             return None
         if type(record) is Borrowed:
+            adopted = self.refs.owned.get(record.oid)
+            if adopted is not None and same_place(adopted.value, value) and record.oid in self.refs.adopted:
+                failed = self.lost(adopted, value, reason)
+                if failed is None:
+                    self._wait_for(record, adopted)
+                return failed
             self.refs.report_lost(record, reason)
             return None
         assert type(record) is Entry
         if self.refs.owned.get(record.oid) is not record:
             return None  # no reference to the object is left
-        running = self.running.get(record.oid[:TASK_SIZE])
-        if running is not None:
-            self.refs.unpin_all(self._reset(record, running))
-            return None
-        if record.oid in self.refs.adopted:
-            return failure(record.oid, ADOPTED, reason)
+        task = self._running(record.oid)
+        if task is None:
+            return self._make(record, reason)
+        if task.stream is not None:
+            why = self.submitter.streams.lose(task, record.oid)
+            if why is not None:
+                return failure(record.oid, why, reason)
+        self.refs.unpin_all(self.reset(record, task))
+        return None
+
+    def _wait_for(self, record: Borrowed, adopted: Entry) -> None:
+        """A Borrowed record of an object that this process has adopted gets the next value of the Entry."""
+        def ready(entry: Entry) -> None:
+            if record.value is None and self.refs.borrowed.get(record.oid) is record:
+                self.refs.unsettled.discard(record.oid)
+                self.refs.complete(record, entry.value)
+
+        record.value = None
+        record.asked = True
+        self.refs.unsettled.add(record.oid)
+        if self.refs.when_ready(adopted, ready):
+            ready(adopted)
+
+    def _running(self, oid: bytes) -> Task | None:
+        """The unfinished task that makes this object, if it runs again or is a generator."""
+        tid = oid[:TASK_SIZE]
+        return self.running.get(tid) or self.submitter.tasks.get(tid)
+
+    def make(self, entry: Entry) -> None:
+        """A pending object that no running task makes: run its task again, or give the object the failure."""
+        failed = self._make(entry, "it was lost while its generator ran")
+        if failed is not None:
+            self.refs.unsettled.discard(entry.oid)
+            self.refs.complete(entry, failed)
+
+    def _make(self, record: Entry, reason: str) -> list[Any] | None:
+        """Run the tasks that make this object again, or return its failure."""
         trace = self.lineage.traced.get(record.oid)
         recipe = trace.recipe if trace is not None else None
         if recipe is None:
-            return failure(record.oid, trace.why if trace is not None else None, reason)
+            why = ADOPTED if record.oid in self.refs.adopted else trace.why if trace is not None else None
+            return failure(record.oid, why, reason)
         order: list[Recipe] = []
         freed: list[Trace] = []
         blocked = self._plan(recipe, order, freed)
@@ -193,6 +247,8 @@ class Reconstruction:
             recipe = recipes.pop()
             if recipe.task.retries == 0:
                 return recipe.results[0].record.oid, ATTEMPTS
+            if recipe.task.key is None and not self.calls.may_run_again(recipe.task):
+                return recipe.results[0].record.oid, ACTOR_DEAD
             order.append(recipe)
             inputs = list(recipe.inputs)
             while inputs:
@@ -210,10 +266,11 @@ class Reconstruction:
                 if record.oid in self.refs.owned:
                     return record.oid, INPUT_FREED  # a reference to it arrived after it was freed
                 freed.append(trace)
-                if record.value is not None and not is_stored(record.value):
+                if trace.kept or (record.value is not None and not is_stored(record.value)):
                     inputs += trace.contained or ()
-                elif record.oid[:TASK_SIZE] in self.running:
-                    continue  # its task runs already, and will give it its value
+                elif (running := self._running(record.oid)) is not None:  # and will give it its value
+                    if running.stream is not None and (why := self.submitter.streams.lose(running, record.oid)):
+                        return record.oid, why
                 elif trace.recipe is None:
                     return record.oid, trace.why if trace.why[0] else INPUT_FREED
                 elif id(trace.recipe) not in seen:
@@ -222,7 +279,7 @@ class Reconstruction:
         return None
 
     def _run_again(self, lost: Entry, task: Task, order: list[Recipe], freed: list[Trace]) -> None:
-        contained = self._reset(lost, task)
+        contained = self.reset(lost, task)
         for trace in freed:
             self._revive(trace)
         for trace in freed:
@@ -238,7 +295,11 @@ class Reconstruction:
             again.attempt += 1
             if again.retries > 0:
                 again.retries -= 1
-            again.cancelling = again.lease = None
+            again.cancelling = None
+            if again.key is not None:
+                again.lease = None  # else it is the link to the actor
+            if again.stream is not None:
+                self.submitter.tasks[again.tid] = again
             again.pins = [self._present(trace) for trace in recipe.inputs]
             again.deps = [self._present(trace) for trace in recipe.deps] if recipe.deps else None
             if recipe.arguments is not None:
@@ -249,9 +310,12 @@ class Reconstruction:
             self.lineage.revived(trace)
         self.refs.unpin_all(contained)
         for recipe in order:
-            self.submitter.start(recipe.task)
+            if recipe.task.key is None:
+                self.calls.run_again(recipe.task)
+            else:
+                self.submitter.start(recipe.task)
 
-    def _reset(self, entry: Entry, task: Task) -> list[Any]:
+    def reset(self, entry: Entry, task: Task) -> list[Any]:
         """The value is lost, so the object is pending again.  Returns the records inside it, to be unpinned."""
         value, entry.value = entry.value, None
         entry.task = task
@@ -260,7 +324,8 @@ class Reconstruction:
         if self.refs.eager is not None:
             for holder in entry.holders or ():
                 self.refs.eager.add_holder(entry, holder)
-        self.refs.free_stored(entry.oid, value, True)
+        if value is not None:  # else it was pending: see ``make``
+            self.refs.free_stored(entry.oid, value, True)
         return contained or []
 
     def _revive(self, trace: Trace) -> None:
@@ -271,10 +336,14 @@ class Reconstruction:
         trace.live = True
         if type(entry.value) is bytes:
             self.refs.inline_bytes += len(entry.value)
+        elif trace.kept:
+            trace.kept = False  # the entry keeps the value now
         elif entry.value is None or is_stored(entry.value):
             entry.value = None
-            entry.task = trace.recipe.task if trace.recipe is not None else self.running[entry.oid[:TASK_SIZE]]
+            entry.task = trace.recipe.task if trace.recipe is not None else self._running(entry.oid)
             self.refs.unsettled.add(entry.oid)
+            if entry.task.stream is not None:
+                self.submitter.streams.lose(entry.task, entry.oid)
 
     def _present(self, trace: Trace) -> Record:
         """The present record of an input."""

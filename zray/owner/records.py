@@ -55,7 +55,7 @@ class Borrowed:
     """An object that another process owns and this one holds; ``n`` numbers this hold."""
 
     __slots__ = ("oid", "value", "refs", "waiters", "owner", "endpoint", "n", "asked", "confirmed", "keepalive",
-                 "passed", "contained", "kept", "lent", "moved", "escaped")
+                 "passed", "contained", "kept", "lent", "moved", "escaped", "recipe")
     task = None
 
     def __init__(self, oid: bytes, owner: bytes, endpoint: str, n: int):
@@ -72,6 +72,9 @@ class Borrowed:
         self.keepalive: list[Any] | None = None  # pinned until the owner has confirmed this hold
         self.passed: dict[bytes, int] | None = None  # processes that got it from us and still held it -> their n
         self.contained: list[Any] | None = None  # records inside its value, when they arrived with it
+        # While it is pending: how to make it, or why only its owner can (zray.owner.recipes).  Then ``contained`` has
+        # the inputs of its task.
+        self.recipe: Any = None
         self.lent = False  # it is an argument, and may end with its task
         self.kept = 0  # bytes of a value that came unasked
         self.moved = 0  # how often its owner changed: see zray.owner.adoption
@@ -81,11 +84,14 @@ Record = Entry | Borrowed
 
 
 class Function:
-    """A remote function at its owner; ``run_ns`` is its measured run time, None before its first run."""
+    """A remote function at its owner; ``run_ns`` is its measured run time, None before its first run.
+
+    ``blob`` is None when only the control store has it.
+    """
 
     __slots__ = ("key", "blob", "name", "run_ns")
 
-    def __init__(self, key: bytes, blob: bytes, name: str):
+    def __init__(self, key: bytes, blob: bytes | None, name: str):
         self.key = key
         self.blob = blob
         self.name = name

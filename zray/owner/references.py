@@ -29,6 +29,7 @@ from zray.wire.messages import (
     CARRYING,
     FAILED,
     STORED,
+    UNMADE,
     HoldAck,
     HoldAdd,
     HoldDrop,
@@ -44,7 +45,12 @@ RECORD_BYTES = 1000
 
 # The third item in a hold of a HoldAdd.  HOLDS_VALUE: the holder has the value or its place.  LENT: it got the
 # reference as an argument, which mostly ends with the task.
-HOLDS_VALUE, LENT = 1, 2
+# HOLDS_RECIPE: the holder knows how to make the pending object (zray.owner.recipes).
+HOLDS_VALUE, LENT, HOLDS_RECIPE = 1, 2, 3
+
+
+NOT_ADOPTED = "the control store could not be asked which process may make it"
+_WITH_REFERENCES = (CARRYING, UNMADE)
 
 
 class References:
@@ -64,7 +70,7 @@ class References:
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
         self.adopted: Mapping[bytes, Any] = {}  # objects that are ours because their first owner died
         self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: on_traced_freed is called for these
-        self.on_traced_freed: Callable[[Entry], None] = _ignore_record
+        self.on_traced_freed: Callable[[Entry], bool] = _is_not_kept  # True: the value stays in the store
         self.unhandled = Unhandled()
         self.unsettled: set[bytes] = set()  # objects whose value was lost and is pending again
         # Asking node -> objects that have not been held here since it asked (zray.owner.holding).
@@ -124,12 +130,11 @@ class References:
         if self.dropped_holds:
             self.dropped_holds.pop(entry.oid, None)
         value = entry.value
+        is_kept = bool(self.traced) and entry.oid in self.traced and self.on_traced_freed(entry)
         if type(value) is bytes:
             self.inline_bytes -= len(value)
-        elif value is not None:
+        elif value is not None and not is_kept:
             self._free_place(entry, value)
-        if self.traced and entry.oid in self.traced:
-            self.on_traced_freed(entry)
         if self.finalizers and (finalizer := self.finalizers.pop(entry.oid, None)) is not None:
             finalizer()
         contained, entry.contained = entry.contained, None
@@ -155,6 +160,7 @@ class References:
         del self.owned[entry.oid]
         self.dropped_holds.pop(entry.oid, None)
         holders, entry.holders = entry.holders, None
+        entry.waiters = None
         for holder in holders or ():
             held = self.held_by[holder]
             held.discard(entry.oid)
@@ -162,7 +168,7 @@ class References:
                 del self.held_by[holder]
         if type(entry.value) is bytes:
             self.inline_bytes -= len(entry.value)
-        elif free and entry.value[0] == STORED:
+        elif free and entry.value is not None and entry.value[0] == STORED:
             self.free_stored(entry.oid, entry.value, True)
         contained, entry.contained = entry.contained, None
         self.unpin_all(contained or ())
@@ -191,12 +197,11 @@ class References:
     def _discard(self, entry: Entry) -> None:
         """A value for an object that was freed while its task ran."""
         value = entry.value
+        is_kept = bool(self.traced) and entry.oid in self.traced and self.on_traced_freed(entry)
         if type(value) is bytes:
             self.inline_bytes -= len(value)
-        else:
+        elif not is_kept:
             self._free_place(entry, value)
-        if self.traced and entry.oid in self.traced:
-            self.on_traced_freed(entry)
         contained, entry.contained = entry.contained, None
         self.unpin_all(contained or ())
 
@@ -244,11 +249,11 @@ class References:
     # ------------------------------------------------------------ references from elsewhere
 
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Record | None = None, value: Value = None,
-                contained: Sequence[Record] = (), *, lent: bool = False) -> Record:
+                contained: Sequence[Record] = (), *, lent: bool = False, recipe: Any = None) -> Record:
         """The record of a reference that arrived in a pickle, its count raised by one.
 
         ``value`` travelled with the reference, and ``contained`` is inside it (zray.owner.eager_values).
-        ``lent``: the reference is an argument, or inside one.
+        ``lent``: the reference is an argument, or inside one.  ``recipe`` travelled with a pending object.
         """
         if owner == self.me:
             ours: Record | None = self.owned.get(oid) or self.borrowed.get(oid)
@@ -268,6 +273,8 @@ class References:
             record.lent = lent
             if value is not None and self._reserve_bytes(record, value, contained):
                 record.value = value
+            if recipe is not None and self._reserve_bytes(record, [UNMADE, recipe], contained):
+                record.recipe = recipe
             if self.ends.has_ended(owner):
                 record.confirmed = True
                 self.on_owner_died(record)
@@ -275,14 +282,18 @@ class References:
             self.net.connect(owner, endpoint)
             self._adds.setdefault(owner, []).append(
                 [oid, record.n, HOLDS_VALUE] if record.value is not None else [oid, record.n, LENT] if lent else
-                [oid, record.n])
+                [oid, record.n] if record.recipe is None else [oid, record.n, HOLDS_RECIPE])
             if inside is not None and inside.owner != owner:
                 inside.refs += 1
                 record.keepalive = [inside]
             return record
         record.refs += 1
         if value is not None and record.value is None and self._reserve_bytes(record, value, contained):
+            self.forget_recipe(record)
             self.complete(record, value)
+        if recipe is not None and record.value is None and record.recipe is None and self._reserve_bytes(
+                record, [UNMADE, recipe], contained):
+            record.recipe = recipe
         if record.lent and not lent:
             self._register_beyond_task(record)
         return record
@@ -297,6 +308,13 @@ class References:
         record.lent = False
         if record.value is None and record.owner != self.me and not self.ends.has_ended(record.owner):
             self._adds.setdefault(record.owner, []).append([record.oid, record.n])
+
+    def forget_recipe(self, record: Borrowed) -> None:
+        """The object is there, or has failed, or another process makes it: the inputs of its task are not needed."""
+        if record.recipe is not None:
+            record.recipe = None
+            inputs, record.contained = record.contained, None
+            self.unpin_all(inputs or ())
 
     def _reserve_bytes(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
         """Whether there is room for a value that came unasked, and for the records inside it; counts them."""
@@ -313,8 +331,8 @@ class References:
         record.moved += 1
         record.confirmed = record.asked = record.lent = False
         self.net.connect(owner, endpoint)
-        self._adds.setdefault(owner, []).append([record.oid, record.n] if record.value is None else
-                                                [record.oid, record.n, HOLDS_VALUE])
+        self._adds.setdefault(owner, []).append(
+            [record.oid, record.n, HOLDS_VALUE] if record.value is not None else [record.oid, record.n])
         if record.waiters is not None:
             self.ask(record)
 
@@ -384,8 +402,9 @@ class References:
             if holder != peer and self.is_adopted(entry):
                 continue
             self._add_hold(entry, holder, n)
-            if self.eager is not None and holder == peer and not how and entry.holders and peer in entry.holders:
-                self.eager.add_holder(entry, peer)
+            if self.eager is not None and holder == peer and how in ([], [HOLDS_RECIPE]) and entry.holders \
+                    and peer in entry.holders:
+                self.eager.add_holder(entry, peer, knows_recipe=bool(how))
         if holder == peer:
             self.net.send(peer, HoldAck(message.holds, missing))
 
@@ -476,8 +495,11 @@ class References:
         pairs = iter(message.values)
         for oid, value in zip(pairs, pairs, strict=True):
             contained: list[Record] = []
-            if type(value) is list and value[0] == CARRYING:
+            if type(value) is list and value[0] in _WITH_REFERENCES:
                 contained = self.transits.receive(peer, value[2], value[3])
+                if value[0] == UNMADE:
+                    self._take_recipe(peer, oid, value, contained)
+                    continue
                 value = value[1]
             record = self.borrowed.get(oid)
             if record is None or record.owner != peer or not self._accepts(record, value, contained):
@@ -485,6 +507,7 @@ class References:
                 continue
             record.asked = False
             self.unsettled.discard(oid)
+            self.forget_recipe(record)
             before, record.contained = record.contained, contained or record.contained
             if record.value is None:
                 self.complete(record, value)
@@ -492,6 +515,16 @@ class References:
                 record.value = value
             if contained and before:
                 self.unpin_all(before)
+
+    def _take_recipe(self, peer: bytes, oid: bytes, value: list[Any], inputs: list[Record]) -> None:
+        """The owner says how to make a pending object."""
+        record = self.borrowed.get(oid)
+        if record is not None and record.owner == peer and record.value is None and self._reserve_bytes(
+                record, value, inputs):
+            self.forget_recipe(record)
+            record.recipe, record.contained = value[1], inputs
+        else:
+            self.unpin_all(inputs)
 
     def _accepts(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
         """Whether we asked for this value, already have one, or have room for it."""
@@ -501,7 +534,11 @@ class References:
         """Fail a borrowed object that has no owner any more, unless its value is here."""
         if record.value is None:
             self.unsettled.discard(record.oid)
-            self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner}])
+            detail: dict[str, Any] = {"oid": record.oid, "owner": record.owner}
+            if record.recipe is not None:
+                detail["recipe"] = record.recipe if type(record.recipe) is str else NOT_ADOPTED
+                self.forget_recipe(record)
+            self.complete(record, [FAILED, "owner_died", detail])
 
     def report_lost(self, record: Borrowed, reason: str) -> None:
         """No copy of a borrowed object's value was found: it is pending until its owner sends another value."""
@@ -606,6 +643,11 @@ class References:
 
 def _ignore_record(record: Record) -> None:
     """The hook until lineage or adoption has registered."""
+
+
+def _is_not_kept(entry: Entry) -> bool:
+    """The hook until lineage has registered."""
+    return False
 
 
 def _ignore() -> None:

@@ -65,7 +65,7 @@ class Results:
             inline = inline and type(value) is bytes
         lineage = self.submitter.lineage
         if not inline or task.tid in lineage.recipes:
-            lineage.keep(task, pins, deps)
+            lineage.keep(task, pins, deps, entries)
         if pins:  # only now: a value may contain an argument, and its sender may be dead and hold nothing
             self.refs.unpin_all(pins)
 

@@ -87,7 +87,7 @@ class Submitter:
         self.deaths = WorkerDeaths(self)
         self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
         self.results = Results(self, refs, ports.columns)
-        self.maps = MapRuns(self, refs, ports.columns)
+        self.maps = MapRuns(self, refs, ports.columns, config.lineage_bytes_max)
         self.streams = StreamRuns(self, refs, ports.columns)
         self.lost: list[Any] | None = None  # the error of all tasks when our node is gone
         self.finished = 0
@@ -197,7 +197,8 @@ class Submitter:
     def send_function(self, link: WorkerLink, fn: Function) -> None:
         if fn.key not in link.functions:
             link.functions.add(fn.key)
-            self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
+            if fn.blob is not None:  # else the worker reads it from the control store
+                self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
 
     def feed(self, lease: Lease) -> None:
         """Push tasks to an open lease, up to its run-ahead, when at most half of that is in flight."""
@@ -446,8 +447,7 @@ class Submitter:
                 self.fail(task, failure)
             return
         if task.stream is not None:
-            self.streams.ended(task, values, extra, sender)
-            self.end(task)
+            self.streams.ended(task)
             return
         self.results.take(task, values, extra, sender)
 
@@ -470,15 +470,16 @@ class Submitter:
         self.failed.ended(task, failure, self.now)
         entries = task.entry if type(task.entry) is list else [task.entry]
         if not task.cancelling:  # before the failed argument is unpinned: it may be the last with this failure
-            objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)
+            objects = self.streams.unmade(task) if task.stream is not None else sum(
+                entry.value is None for entry in entries)
             if objects or not entries:
                 self.refs.unhandled.failed(failure, objects)
-        self.end(task)
-        if self.lineage.recipes:
-            self.reconstruction.failed(task)
         if task.stream is not None:
             self.streams.failed(task, failure)
             return
+        self.end(task)
+        if self.lineage.recipes:
+            self.reconstruction.failed(task)
         for entry in entries:
             if entry.value is None:
                 self.refs.complete(entry, failure)

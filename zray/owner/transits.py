@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.owner.records import Borrowed, Entry, Net, Record, Value
-from zray.wire.messages import CARRYING, TransitDone
+from zray.wire.messages import CARRYING, UNMADE, TransitDone
 
 Hold = tuple[bytes, bytes, int]  # (owner, object, n)
 
@@ -25,7 +25,7 @@ class _References(Protocol):
     ends: Ends
 
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Record | None = None, value: Value = None,
-                contained: Sequence[Record] = (), *, lent: bool = False) -> Record: ...
+                contained: Sequence[Record] = (), *, lent: bool = False, recipe: Any = None) -> Record: ...
     def unpin_all(self, records: Iterable[Entry | Borrowed]) -> None: ...
 
 
@@ -65,12 +65,17 @@ class Transits:
     def _restore(self, sender: bytes, oid: bytes, owner: bytes, endpoint: str, value: Value = None) -> Record:
         """The record of a reference that another process sent, maybe with the value of the object."""
         contained: list[Record] = []
+        recipe = None
         if type(value) is list and value[0] == CARRYING:
             contained = self.receive(sender, value[2], value[3])
             value = value[1]
-        record = self.refs.restore(oid, owner, endpoint, None, value, contained)
+        elif type(value) is list and value[0] == UNMADE:
+            contained = self.receive(sender, value[2], value[3])
+            value, recipe = None, value[1]
+        record = self.refs.restore(oid, owner, endpoint, None, value, contained, recipe=recipe)
         if contained:
-            if type(record) is Borrowed and record.value is value and record.contained is None:
+            if type(record) is Borrowed and record.contained is None and (
+                    record.value is value if recipe is None else record.recipe is recipe):
                 record.contained = contained
             else:
                 self.refs.unpin_all(contained)

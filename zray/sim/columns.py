@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray.sim.failure import Failure
+from zray.sim.failure import Failure, Lost
 from zray.wire import messages as m
 
 READ_S = 0.001  # from a store
@@ -32,9 +32,15 @@ class SimColumns:
         """``items`` of a map are a flag and a number each.  The flag is the same for all, and is packed once."""
         return msgpack.packb([items[0][0], [item for _, item in items]]), None
 
+    def pack_call(self, item: Any, star: bool) -> tuple[Any, list[Any]]:
+        _, number = item
+        return msgpack.packb([["raise" if number % 32 == 0 else "value", number, 0.0, []], []]), []
+
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
         try:
             wire = column if type(column) is bytes else self._process.read_stored(column)
+        except Lost:
+            return [m.FAILED, "object_lost", {"reason": "its node died"}], []
         except Failure as failure:
             return self.failure(failure, name), []
         return msgpack.unpackb(wire)[position], []

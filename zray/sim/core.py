@@ -356,16 +356,27 @@ class Core(Process):
         """A reference to one item of a map."""
         return Ref(self, self.submitter.maps.entry(batch, index))
 
-    def see_map(self, batch: MapBatch) -> None:
-        """Test all values of a map that has ended."""
+    def see_map(self, batch: MapBatch) -> bool:
+        """Test all values of a map that has ended.  False: some were lost, and are made again."""
         values: dict[int, Any] = {}
         for first, count, column in sorted(batch.results, key=lambda each: each[0]):
-            found = msgpack.unpackb(column if type(column) is bytes else self.read_stored(column))
+            try:
+                found = msgpack.unpackb(column if type(column) is bytes else self.read_stored(column))
+            except Lost:
+                failed = self.submitter.maps.column_lost(batch, column, "its node died")
+                if failed is None:
+                    continue
+                self.around.oracle.observe_value(self, failed[2]["oid"], failed)
+                return True
             values.update(zip(range(first, first + count), found, strict=True))
+        if batch.remaining:
+            self.stir()
+            return False
         for index in range(batch.count):
             value = batch.failures.get(index)
             self.around.oracle.observe_value(self, ids.return_id(batch.task_id(index), 1),
                                               values[index] if value is None else value)
+        return True
 
     @staticmethod
     def _retry(task: Task, program: list[Any]) -> None:

@@ -115,10 +115,9 @@ class SimDriver(Core):
         for stream in self.streams:
             yield from self._drain(stream)
         for batch in self.maps:
-            if batch.remaining:
+            while batch.remaining or not self.see_map(batch):
                 batch.waiters = [lambda _: self.later(0.0, self._resume)]
                 yield ("pause",)
-            self.see_map(batch)
         self.finished = True
 
     def _see_all(self, inner_too: bool) -> Iterator[Any]:

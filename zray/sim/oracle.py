@@ -11,6 +11,7 @@ from typing import Any
 
 from zray.base.argument_errors import innermost
 from zray.owner.failures import failure_in
+from zray.owner.references import NOT_ADOPTED
 from zray.owner.unhandled import SHOWN
 from zray.sim.applied import Applied
 from zray.sim.failure import Violation
@@ -124,7 +125,8 @@ class Oracle:
         runs = self.runs.setdefault(task[0], [])
         if worker.actor is not None:
             self._one_life(worker)
-            if any(other is worker for other, attempt in runs if (task[0], attempt) not in self.retried):
+            if not self.happened["lost"] and any(  # else a result may be made again
+                    other is worker for other, attempt in runs if (task[0], attempt) not in self.retried):
                 raise Violation(f"call {task[0].hex()} runs twice in one life of its actor")
             if self.calls.get((worker.incarnation, owner, group), 0) >= sequence:
                 raise Violation(f"calls of {owner.hex()} run out of order")
@@ -181,6 +183,8 @@ class Oracle:
         root = value[2].get("root", value[1]) if type(value[2]) is dict else value[1]
         if root not in EXCUSES:
             raise Violation(f"object {oid.hex()} failed with {value[1]} {root!r}: {value[2]}")
+        if root == "owner_died" and value[2].get("recipe") == NOT_ADOPTED:
+            raise Violation(f"object {oid.hex()} failed, and a process knew how to make it")
         if root == "raised" and right != FAILS and not self.happened["cancel"]:  # which ends retries
             raise Violation(f"object {oid.hex()} raised, and should be {right}")
         needs = EXCUSES[root]

@@ -18,6 +18,7 @@ from zray.base.checkpoint_names import file_name
 from zray.core.ports import Work
 from zray.environments.spec import variables
 from zray.handles.options import STREAMING
+from zray.owner.remaking import LIFE_SHIFT
 from zray.sim import programs
 from zray.sim.core import Core, CoreSurroundings, Ref
 from zray.sim.failure import Failure, Lost
@@ -191,8 +192,7 @@ class SimWorker(Core):
         self.stir()
 
     def place_column(self, wire: bytes, oid: bytes, owner: bytes) -> Any:
-        """Columns that are lost are not made again, so no map has one then."""
-        return wire if self.around.plan.loses else self.place(wire, len(wire), oid, owner)
+        return self.place(wire, len(wire), oid, owner)
 
     def item_started(self, owner: bytes, sequence: int, task: list[Any]) -> None:
         self.around.oracle.started(self, owner, sequence, task)
@@ -306,7 +306,8 @@ class SimWorker(Core):
         if seconds := max(map(self.fetch, (task[EXTRA] or {}).get("deps", ())), default=0.0):
             self.later(seconds, self._begin, run)
             return
-        assert self.actor is not None or task[2] in self.functions, "a task came before its function"
+        adopted = task[TASK_ATTEMPT] >= 1 << LIFE_SHIFT  # its function is read from the control store
+        assert self.actor is not None or task[2] in self.functions or adopted, "a task came before its function"
         if self.work.cancels.pop((task[TASK_ID], task[TASK_ATTEMPT]), False):
             run.cancelled = True
         self.task, self.attempt = task[TASK_ID], task[TASK_ATTEMPT]

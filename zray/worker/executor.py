@@ -34,6 +34,7 @@ from zray.worker.ports import CoreProcess, Surroundings
 from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
 from zray.worker.run import generators, invoke, results
 from zray.worker.run.cancel import Interrupts
+from zray.worker.run.durability import durable_result
 from zray.worker.run.functions import FunctionCache
 from zray.worker.run.inline import Inline
 from zray.worker.run.maps import MapRunner
@@ -304,6 +305,7 @@ class TaskExecutor:
         name = ""
         borrowed: list[Any] = []
         args = kwargs = value = None
+        count = task[RETURNS]
         try:
             name = self.name_of(task)
             if self.cancels and self.cancels.pop((task[TASK_ID], task[TASK_ATTEMPT]), False):
@@ -318,7 +320,6 @@ class TaskExecutor:
             args, kwargs = invoke.arguments(self.rt, task, borrowed.append)
             value = function(*args, **kwargs)
             args = kwargs = None
-            count = task[RETURNS]
             if count == STREAMING:
                 result = self.streams.run(task, value, lease)
             elif count == DYNAMIC or (count and generators.is_generator(value)):
@@ -333,6 +334,8 @@ class TaskExecutor:
             interrupts.current = None
             args = kwargs = None
             result = self.failed(error, task, name, interrupts)
+        if (extra := task[EXTRA]) and "durability" in extra and count != STREAMING:
+            result = durable_result(self.rt, task, result)
         value = None
         self.rt.context.function = NO_FUNCTION  # it may be bound to the actor's instance
         return self.closing(task, result, borrowed)

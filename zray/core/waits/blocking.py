@@ -21,6 +21,7 @@ from zray.core.waits.patience import Patience, Warned
 from zray.core.waits.replies import Questions
 from zray.core.waits.why import EXPLAINED_MAX, StreamRecord, batch_reason
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
+from zray.owner.maps import MapBatch
 from zray.owner.streams import ItemStream
 from zray.transport.loop import Loop, Waiter
 from zray.values.serialization import NONE, loads
@@ -132,7 +133,21 @@ class Waits:
 
     def get_map(self, refs: MapRefs, timeout: float | None = None) -> list[Any]:
         """All values of a map, column by column."""
-        batch = refs._batch
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._wait_map(refs._batch, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            columns = self._columns(refs._batch)
+            if columns is not None:
+                break
+        out: list[Any] = []
+        for first, n, column in columns:
+            if first == len(out):
+                out += column
+            else:
+                out[first:first + n] = column  # a retried item: its later result counts
+        return out
+
+    def _wait_map(self, batch: MapBatch, timeout: float | None) -> None:
         count = Countdown(self.loop, 1)
         with TakenBackOnError(self.refs, (batch,), count):
             with self.loop.lock:
@@ -144,16 +159,23 @@ class Waits:
         if batch.failures:
             self._seen(batch.failures.values())
             raise self.values.error(batch.failures[min(batch.failures)])
-        out: list[Any] = []
+
+    def _columns(self, batch: MapBatch) -> list[tuple[int, int, list[Any]]] | None:
+        """The columns of an ended map, in order; None if some were lost, and are made again."""
         order = sorted(batch.results, key=lambda column: column[0])
         self.values.prefetch([value for _, _, value in order])
+        found = []
         for first, n, value in order:
-            column = loads(self.values.payload(value))
-            if first == len(out):
-                out += column
-            else:
-                out[first:first + n] = column  # a retried item: its later result counts
-        return out
+            try:
+                found.append((first, n, loads(self.values.payload(value))))
+            except errors.ObjectLostError as lost:
+                if type(value) is not list:
+                    raise  # an error of the user's objects
+                with self.loop.lock:
+                    failed = self.submitter.maps.column_lost(batch, value, str(getattr(lost, "reason", "")))
+                if failed is not None:
+                    raise self.values.error(failed) from None
+        return found if len(found) == len(order) and batch.remaining == 0 else None
 
     def wait_all(self, records: Sequence[Any], timeout: float | None) -> None:
         if timeout is None and self.executor is not None and self.context.task:

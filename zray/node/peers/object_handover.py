@@ -54,6 +54,12 @@ class ObjectHandover:
             self._touch()
         return handed if self._written() else handed._replace(done=False)
 
+    def announce(self, oid: bytes, node: bytes) -> None:
+        """Tell that node of the object's job before it keeps a copy."""
+        job = self._drivers.jobs.jobs.get(int.from_bytes(oid[:JOB_SIZE], "big"))
+        if job is not None:
+            self._drivers.announce_job(job, node)
+
     def _needed(self, oid: bytes) -> bool:
         job = self._drivers.jobs.jobs.get(int.from_bytes(oid[:JOB_SIZE], "big"))
         return job is not None and self._outlives(job)

@@ -53,7 +53,16 @@ from zray.store.segment import (
 from zray.store.transfer.copies import NODE_ITSELF
 from zray.store.transfer.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.transfer.machine import TransferMachine
-from zray.wire.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
+from zray.wire.messages import (
+    StoreFree,
+    StoreKeep,
+    StoreLocate,
+    StorePull,
+    StoreRefused,
+    StoreRestore,
+    StoreSurrender,
+    StoreWant,
+)
 
 CAPACITY_BYTES_MIN = 1024 * 1024
 OVERFLOW_BYTES_MAX = 1 << 42  # address space only; x86-64 has 2**47
@@ -156,6 +165,7 @@ class StoreService:
             StoreRestore.CODE: partial(self._handle, self.table.on_restore),  # type: ignore[attr-defined]
             StorePull.CODE: partial(self._handle, self.transfer.on_pull),  # type: ignore[attr-defined]
             StoreLocate.CODE: partial(self._handle, self.transfer.on_locate),  # type: ignore[attr-defined]
+            StoreKeep.CODE: partial(self._handle, self.transfer.on_keep),  # type: ignore[attr-defined]
             **{code: partial(self._handle, handler) for code, handler in self.transfer.handlers.items()},
         }
 
@@ -258,6 +268,10 @@ class StoreService:
         """That node (its incarnation) has ended, as the register says by now: pulls from it go on from other copies."""
         self.transfer.node_ended(node, self.clock())
         self._perform()
+
+    def join(self, nodes: Callable[[], Iterable[bytes]], announce: Callable[[bytes, bytes], None]) -> None:
+        """This node has a cluster.  See zray.store.transfer.durable for the two ports."""
+        self.transfer.durable.nodes, self.transfer.durable.announce = nodes, announce
 
     @property
     def holds_any(self) -> bool:

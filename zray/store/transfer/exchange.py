@@ -27,6 +27,9 @@ RESTORE_STALL_S = 60.0  # the same while the source waits for its disk or for ro
 GIVE_UP_S = 60.0  # without a chunk from any node
 FIND_RETRY_S = 0.1
 FINDS_MAX = 2  # looks into the control store after the primary's node died, each after twice the pause of the last
+# After the death of a node, the others write the copies that they have within a turn and LOCATIONS_DELAY_S.  From then
+# on one look is enough: a program that reads a thousand lost objects one by one waits for each look.
+RECORDED_S = 1.0
 SESSION_IDLE_S = 20.0  # a puller that is silent for so long has ended
 BAD_SAME_MAX = 3  # copies of a chunk with a wrong checksum from one source
 BAD_MAX = 12  # in one pull

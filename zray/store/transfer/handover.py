@@ -33,12 +33,14 @@ SILENT_S = 1.0
 class HandOver:
     """See the module's docstring.  Nothing happens before the first ``step``."""
 
-    def __init__(self, me: bytes, copies: Copies, directory: Directory, table: StoreTable, out: list[Any]):
+    def __init__(self, me: bytes, copies: Copies, directory: Directory, table: StoreTable, out: list[Any],
+                 copies_wanted: Callable[[ObjectKey], int]):
         self.me = me
         self.copies = copies
         self.directory = directory
         self.table = table
         self.out = out
+        self.copies_wanted = copies_wanted  # of a durable object; 0 of any other
         self.begun = False
         self.mine: dict[ObjectKey, StoredObject] = {}  # at the last look
         self.kept: dict[ObjectKey, bytes] = {}  # object -> its heir
@@ -100,7 +102,9 @@ class HandOver:
             if heir not in owing:  # it had nothing to answer until now
                 owing.add(heir)
                 self._heard[heir] = now
-            messages.setdefault(heir, []).append([*key, max(stored.offset, 0), stored.nbytes])
+            wanted = self.copies_wanted(key)
+            messages.setdefault(heir, []).append(
+                [*key, max(stored.offset, 0), stored.nbytes, *([wanted] if wanted else [])])
         for heir, objects in messages.items():
             self.out.append(SendToNode(heir, KeepCopies(objects)))
 

@@ -2,7 +2,7 @@
 
     pulls      objects that come in             serving    objects that go out     directory   nodes with copies
     handover   objects that a leaving node gives to others
-    copies     the table's memory, by object, for these
+    durable    objects that several nodes keep                 copies     the table's memory, by object, for these
 
 An object is brought to a node once, however many processes there ask for it, in chunks with a checksum each, and stays
 there as a secondary copy until the store needs the room or the owner frees the object.  A broadcast becomes a tree
@@ -25,6 +25,7 @@ from zray.store.node.records import Arriving, Dropped, Freed, SendToClient
 from zray.store.node.table import StoreTable
 from zray.store.transfer.copies import Copies
 from zray.store.transfer.directory import Directory
+from zray.store.transfer.durable import Durable
 from zray.store.transfer.exchange import (
     ABSENT,
     CHUNK_BYTES,
@@ -52,6 +53,8 @@ from zray.wire.messages import (
     PullObject,
     PullRefused,
     PullWait,
+    StoreKeep,
+    StoreKept,
     StoreLocate,
     StoreLocated,
     StorePull,
@@ -61,6 +64,7 @@ from zray.wire.messages import (
 
 Out = SendToNode | SendToClient | RecordCopies | Find
 LOCATE_MAX = 10_000
+_KEPT_TYPES = [bytes, bytes, int, int, int], [bytes, bytes, int, int, int, int]
 _VALUE_TYPES = [int, int, int, int, bytes, bytes]
 
 
@@ -89,7 +93,10 @@ class TransferMachine:
         self.directory = Directory(me, self.copies, self.finder, self._ended_nodes, self._out, self._end_here)
         self.pulls = Pulls(me, self.copies, self.serving, self.finder, self._ended_nodes, self._out, self._orphaned,
                            chunk_bytes)
-        self.handover = HandOver(me, self.copies, self.directory, table, self._out)
+        self.durable = Durable(me, table, self.copies, self.directory, self.finder, self._ended_nodes,
+                               self._out)
+        self.handover = HandOver(me, self.copies, self.directory, table, self._out, self.durable.copies_wanted)
+        self.pulls.durable = self.durable.keep
         self.serving.complete = self.directory.complete
         pulls, serving = self.pulls, self.serving
         handlers: dict[Any, Callable[[bytes, Any, float], None]] = {
@@ -117,6 +124,15 @@ class TransferMachine:
             self.copies.touch(local)
             offset = self.table.names[local].offset
         self.table.on_restore(client, StoreRestore(message.request, key.oid, offset, local), now)
+
+    def on_keep(self, client: bytes, message: StoreKeep, now: float) -> None:
+        """A process here has made an object of which several nodes are to keep a copy."""
+        key = key_of(message.value)
+        if key is None or key.node != self.me or message.copies < 1:
+            self.ignored += 1
+            self._out.append(SendToClient(client, StoreKept(message.request, 0)))
+            return
+        self.durable.want(client, message.request, key, message.value[1], message.value[2], message.copies, now)
 
     def on_locate(self, client: bytes, message: StoreLocate, now: float) -> None:
         """Which nodes have copies."""
@@ -160,6 +176,7 @@ class TransferMachine:
 
     def forget_client(self, client: bytes, now: float) -> None:
         self.pulls.forget_client(client, now)
+        self.durable.forget_client(client)
 
     def drop_job(self, job: bytes, now: float) -> None:
         """Before the table's own end of the job: cancel pulls of its objects."""
@@ -183,12 +200,14 @@ class TransferMachine:
         if key.node == self.me:
             self.directory.copy_made(peer, key, now)
         self.handover.copy_made(peer, key)
+        self.durable.copy_made(peer, key, now)
 
     def _on_copy_gone(self, peer: bytes, message: CopyGone, now: float) -> None:
         key = ObjectKey(*message)
         if key.node == self.me:
             self.directory.copy_gone(peer, key, now)
         self.handover.copy_gone(peer, key)
+        self.durable.copy_gone(peer, key, now)
 
     def _on_drop(self, peer: bytes, message: DropCopies, now: float) -> None:
         for entry in message.objects:
@@ -199,19 +218,22 @@ class TransferMachine:
 
     def _on_keep(self, peer: bytes, message: KeepCopies, now: float) -> None:
         for entry in message.objects:
-            if (type(entry) is not list or [type(field) for field in entry] != [bytes, bytes, int, int, int]
+            if (type(entry) is not list or [type(field) for field in entry] not in _KEPT_TYPES
                     or len(entry[0]) != OBJECT_SIZE or len(entry[1]) != INCARNATION_SIZE or entry[4] < 0):
                 self.ignored += 1
                 continue
             key = ObjectKey(*entry[:3])
             if self.handover.begun:  # we leave as well
                 self._out.append(SendToNode(peer, CopyGone(*key)))
-            elif key.node == self.me or self.copies.complete(key) is not None:
+                continue
+            wanted = entry[5] if len(entry) > 5 else 0
+            if key.node == self.me or self.copies.complete(key) is not None:
                 if key.node != self.me:
                     self.copies.keep(key)
+                    self.durable.keep(key, wanted, entry[4], now)
                 self._out.append(SendToNode(peer, CopyMade(*key)))
             else:
-                self.pulls.keep(peer, key, entry[3], entry[4], now)
+                self.pulls.keep(peer, key, entry[3], entry[4], wanted, now)
 
     def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> HandoverProgress:
         """This node leaves: other nodes are to get the objects that only it has; call it again until that is done."""
@@ -222,6 +244,7 @@ class TransferMachine:
         """An object of another node was freed."""
         self.pulls.freed(key, now)
         self.copies.drop(key, now)
+        self.durable.forget(key)
         self.serving.ended(key, FREED, FREED_WHY)
 
     def node_ended(self, node: bytes, now: float) -> None:
@@ -231,6 +254,7 @@ class TransferMachine:
         self.handover.node_ended(node)
         self.directory.node_ended(node, now)
         self.pulls.node_ended(node, now)
+        self.durable.node_ended(node, now)
 
     def _orphaned(self, key: ObjectKey) -> None:
         self.directory.orphaned(key, self._now)
@@ -244,6 +268,7 @@ class TransferMachine:
 
     def dropped(self, effect: Dropped, now: float) -> None:
         key = self.copies.left(effect.generation)
+        self.durable.forget(key)
         if key is None:
             return
         if key in self.pulls.pulls:
@@ -262,6 +287,7 @@ class TransferMachine:
             self.directory.freed(key)
         elif key.node in self._ended_nodes:
             self._out.append(RecordCopies(key.oid, []))
+        self.durable.forget(key)
         self.serving.ended(key, FREED, FREED_WHY)
 
     def restored(self, message: StoreRestored, now: float) -> None:
@@ -280,9 +306,11 @@ class TransferMachine:
         self.pulls.tick(now)
         self.serving.tick(now)
         self.directory.tick(now)
+        self.durable.tick(now)
 
     def next_deadline(self) -> float | None:
-        return min((when for when in (self.pulls.next_deadline(), self.serving.sweep_at, self.directory.next_deadline())
+        return min((when for when in (self.pulls.next_deadline(), self.serving.sweep_at, self.directory.next_deadline(),
+                                  self.durable.next_deadline())
                     if when is not None), default=None)
 
     def take(self) -> list[Out]:
@@ -301,5 +329,5 @@ class TransferMachine:
                 **{f"pulls_{name}": count for name, count in self.pulls.counts.items()}}
 
     def check(self) -> None:
-        for part in (self.copies, self.serving, self.directory, self.pulls, self.handover):
+        for part in (self.copies, self.serving, self.directory, self.pulls, self.handover, self.durable):
             part.check()

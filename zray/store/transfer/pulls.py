@@ -38,6 +38,7 @@ from zray.store.transfer.exchange import (
     PULL_WINDOW,
     PULLS_MAX,
     QUEUED_MAX,
+    RECORDED_S,
     RESTORE_STALL_S,
     STALE,
     STALL_S,
@@ -78,7 +79,7 @@ class Pull:
 
     __slots__ = ("absent", "again", "asked", "avoid", "bad", "candidates", "count", "cursor", "deadline", "finds",
                  "from_source", "full", "give_up_at", "have", "keepers", "key", "nbytes", "number", "offset",
-                 "received", "same_bad", "source", "state", "told_at", "unit", "waiters", "wants")
+                 "received", "same_bad", "source", "state", "told_at", "unit", "waiters", "wanted", "wants")
 
     def __init__(self, key: ObjectKey, offset: int, nbytes: int, unit: int):
         self.key = key
@@ -88,7 +89,8 @@ class Pull:
         self.count = max(1, -(-nbytes // unit))
         self.state = PullState.QUEUED
         self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StorePull
-        self.keepers: list[bytes] = []  # leaving nodes that asked for it to be kept here
+        self.keepers: list[bytes] = []  # nodes that asked for it to be kept here
+        self.wanted = 0  # copies of a durable object
         self.have = bytearray(self.count)
         self.received = 0
         # Of the present attempt:
@@ -142,11 +144,13 @@ class Pulls:
         self.serving = serving
         self.finder = finder
         self.ended_nodes = ended_nodes
+        self.ended_at: dict[bytes, float] = {}  # nodes that ended within RECORDED_S before the last end
         self.out = out
         self.pulls: dict[ObjectKey, Pull] = {}
         # Neither QUEUED nor OVER.  Other nodes may pull from those that have room.
         self.active: dict[ObjectKey, Pull] = serving.partial
         self.in_chunks = 0
+        self.durable: Callable[[ObjectKey, int, int, float], None]  # a copy is here that other nodes asked for
         self.counts = dict.fromkeys(("done", "failed", "joined", "bad_chunks", "stale_chunks", "resumed"), 0)
         self._by_number: dict[int, Pull] = {}
         self._numbers = 0
@@ -173,8 +177,8 @@ class Pulls:
         if pull.state is PullState.QUEUED:
             self.out.append(SendToClient(client, StorePulling(request, pull.where())))
 
-    def keep(self, node: bytes, key: ObjectKey, offset: int, nbytes: int, now: float) -> None:
-        """Bring the object because ``node`` leaves; that node gets CopyMade or CopyGone."""
+    def keep(self, node: bytes, key: ObjectKey, offset: int, nbytes: int, wanted: int, now: float) -> None:
+        """Bring the object because ``node`` leaves, or wants so many copies; that node gets CopyMade or CopyGone."""
         pull = self.pulls.get(key)
         if pull is None and len(self.pulls) >= QUEUED_MAX:
             self.out.append(SendToNode(node, CopyGone(*key)))
@@ -182,6 +186,7 @@ class Pulls:
         if pull is None:
             pull = self._queue(Pull(key, offset, nbytes, self.chunk_bytes))
         pull.keepers.append(node)
+        pull.wanted = max(pull.wanted, wanted)
         self._admit(now)
 
     def _queue(self, pull: Pull) -> Pull:
@@ -289,7 +294,8 @@ class Pulls:
             self._choose(pull, now)
         elif root not in self.ended_nodes and pull.absent:
             self.fail(pull, ABSENT, pull.absent, now)
-        elif root in self.ended_nodes and pull.finds >= FINDS_MAX:
+        elif root in self.ended_nodes and (
+                pull.finds >= FINDS_MAX or now >= self.ended_at.get(root, -inf) + RECORDED_S):
             died = f"the node {root.hex()} that held it died, and no other node has a whole copy"
             self.fail(pull, ABSENT, pull.full or died, now)
         else:  # copies may be on their way into the control store; or all known ones have stalled
@@ -408,6 +414,7 @@ class Pulls:
             self.orphaned(key)
         if keepers:
             self.copies.keep(key)
+            self.durable(key, pull.wanted, pull.nbytes, now)
         for node in keepers:
             if node != key.node and node not in self.ended_nodes:
                 self.out.append(SendToNode(node, CopyMade(*key)))
@@ -448,6 +455,8 @@ class Pulls:
             self.fail(pull, FREED, FREED_WHY, now)
 
     def node_ended(self, node: bytes, now: float) -> None:
+        self.ended_at = {other: at for other, at in self.ended_at.items() if at + RECORDED_S > now}
+        self.ended_at[node] = now
         for pull in list(self.active.values()):
             if pull.state is PullState.FETCHING and pull.source == node:
                 self._choose(pull, now)

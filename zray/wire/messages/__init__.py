@@ -12,6 +12,7 @@ Values (results, arguments) travel in one of these wire forms, which only worker
     [CARRYING, value, [[oid, owner, endpoint], ...], token]   a value whose pickle contains those references; the
                                                receiver names the token in TransitDone.  A fourth item is the
                                                value of that object, see zray/owner/eager_values.py
+    [UNMADE, recipe, references, token]        in the place of that value: how to make it, see zray/owner/recipes.py
 
 One file a subject.  Code ranges: 1-19 session, 20-49 leases and workers, 50-69 tasks, 70-79 references, 80-99 actors,
 100-139 store, 140-159 control store, 160-189 node and jobs, 190-219 between nodes, 220-229 configuration register,
@@ -42,6 +43,7 @@ from zray.wire.messages.base import (
     PROTOCOL,
     SIGNATURES,
     STORED,
+    UNMADE,
     Message,
     message,
 )
@@ -111,6 +113,7 @@ from zray.wire.messages.groups import (
 )
 from zray.wire.messages.leases import (
     Blocked,
+    FenceOwner,
     LeaseGrant,
     LeaseKey,
     LeaseKill,
@@ -119,6 +122,7 @@ from zray.wire.messages.leases import (
     LeaseReturn,
     LeaseStatus,
     LeaseWant,
+    OwnerFenced,
     WorkerDied,
 )
 from zray.wire.messages.node import (
@@ -182,6 +186,8 @@ from zray.wire.messages.store import (
     StoreCollect,
     StoreFree,
     StoreGrant,
+    StoreKeep,
+    StoreKept,
     StoreLocate,
     StoreLocated,
     StorePull,
@@ -208,25 +214,23 @@ from zray.wire.messages.tasks import (
 
 __all__ = [
     "ActorExit", "ActorInit", "ActorReply", "ActorState", "ActorUp", "CallsDone", "CreateActor", "KillActor",
-    "LookupActor", "PushCalls", "WatchActor", "BY_CODE", "CARRYING", "FAILED", "FEATURES", "FIELD_TYPES",
-    "Message", "PROTOCOL", "SIGNATURES", "STORED", "message", "ActorNotPlaced", "ActorPlaced", "ActorWorkerDied",
+    "LookupActor", "PushCalls", "WatchActor", "BY_CODE", "CARRYING", "FAILED", "FEATURES", "FIELD_TYPES", "Message",
+    "PROTOCOL", "SIGNATURES", "STORED", "UNMADE", "message", "ActorNotPlaced", "ActorPlaced", "ActorWorkerDied",
     "AdoptActor", "BindTcp", "Bound", "Dial", "DialAnswer", "EndWorker", "JobEnd", "JobStart", "NodeGone",
     "NodeJoin", "NodeJoined", "NodeLeave", "NodeRows", "PlaceActor", "Relay", "ResizeLease", "UnplaceActor",
-    "ChainAck", "ChainFetch", "ChainSnapshot", "ChainUpdates", "GcsEvents", "GcsRedirect", "GcsReply",
-    "GcsRequest", "GcsUnwatch", "GcsWatch", "BundleAck", "BundleCommit", "BundleReserve", "BundleReserved",
-    "BundleReturn", "CreateGroup", "GroupReply", "GroupState", "RemoveGroup", "WatchGroup", "Blocked",
-    "LeaseGrant", "LeaseKey", "LeaseKill", "LeaseOpen", "LeaseRecall", "LeaseReturn", "LeaseStatus", "LeaseWant",
-    "WorkerDied", "DriverAccepted", "EventReport", "Goodbye", "JobSettings", "JobOver", "LogLines", "MetricsReport",
-    "NodeAnswer",
-    "ProcessAnswer", "ProcessQuery", "TaskFailures",
-    "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject",
-    "HoldAck", "HoldAdd", "HoldDrop", "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs",
-    "Heartbeat", "LeaseAsk", "LeasePromise", "NodeStanding", "RegisterAccept", "RegisterAccepted",
-    "RegisterPrepare", "RegisterPromise", "RegisterRefused", "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello",
-    "HelloAck", "Chunk", "CopyGone", "CopyMade", "DropCopies", "KeepCopies", "PullChunk", "PullElsewhere",
-    "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreCollect", "StoreFree", "StoreGrant", "StoreLocate",
-    "StoreLocated",
-    "StorePull", "StorePulling", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored",
+    "ChainAck", "ChainFetch", "ChainSnapshot", "ChainUpdates", "GcsEvents", "GcsRedirect", "GcsReply", "GcsRequest",
+    "GcsUnwatch", "GcsWatch", "BundleAck", "BundleCommit", "BundleReserve", "BundleReserved", "BundleReturn",
+    "CreateGroup", "GroupReply", "GroupState", "RemoveGroup", "WatchGroup", "Blocked", "LeaseGrant", "LeaseKey",
+    "LeaseKill", "LeaseOpen", "LeaseRecall", "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied", "FenceOwner",
+    "OwnerFenced", "DriverAccepted", "EventReport", "Goodbye", "JobSettings", "JobOver", "LogLines",
+    "MetricsReport", "NodeAnswer", "ProcessAnswer", "ProcessQuery", "TaskFailures", "NodeQuery", "ProcessGone",
+    "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop",
+    "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise",
+    "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused",
+    "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "Chunk", "CopyGone", "CopyMade",
+    "DropCopies", "KeepCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait",
+    "StoreCollect", "StoreFree", "StoreGrant", "StoreLocate", "StoreKeep", "StoreKept", "StoreLocated", "StorePull",
+    "StorePulling", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored",
     "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks",
     "StreamAck", "StreamItem", "TasksDone", "AskHeld", "Held",
     "AskCheckpoint", "CallerNews", "CallerSeen", "CallsCovered", "CheckpointHere", "CheckpointKept", "CheckpointPart",

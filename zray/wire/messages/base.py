@@ -13,6 +13,7 @@ FEATURES = ("batch", "map", "stream")
 STORED = 1
 FAILED = 2
 CARRYING = 3
+UNMADE = 4  # in the place of the value of a pending object: how to make it (zray/owner/recipes.py)
 
 if TYPE_CHECKING:
 

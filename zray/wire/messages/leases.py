@@ -105,3 +105,19 @@ class LeaseOpen(Message):
     job: int
     assigned: dict
     env: dict
+
+
+@message(30)
+class FenceOwner(Message):
+    """Core process -> node -> all nodes: this owner has ended; answer when no worker runs its tasks (OwnerFenced)."""
+
+    request: int  # 0 between nodes
+    owner: bytes
+
+
+@message(31)
+class OwnerFenced(Message):
+    """The answer to FenceOwner: no attempt of a task of that owner runs, or will run."""
+
+    request: int
+    owner: bytes

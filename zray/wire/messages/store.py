@@ -46,6 +46,15 @@ class StoreRestore(Message):
     generation: int
 
 
+@message(104)
+class StoreKeep(Message):
+    """Client -> node: so many nodes are to keep a copy of this object, with this one.  Answered by StoreKept."""
+
+    request: int
+    value: list
+    copies: int
+
+
 @message(110)
 class StoreGrant(Message):
     """Node -> client: this range of the arena, formatted as one free block, is the client's until recalled."""
@@ -125,6 +134,14 @@ class StoreLocated(Message):
 @message(119)
 class StoreCollect(Message):
     """Node -> client: the store runs full.  Cycles of garbage may hold references: collect them."""
+
+
+@message(105)
+class StoreKept(Message):
+    """Node -> client: so many nodes keep the object now.  Less than were asked for: too few nodes can have it yet."""
+
+    request: int
+    copies: int
 
 
 # ------------------------------------------------------------ objects of owners that have ended
@@ -254,9 +271,10 @@ class DropCopies(Message):
 
 @message(130)
 class KeepCopies(Message):
-    """A node that leaves -> one that stays: bring these, and keep them.  CopyMade or CopyGone for each.
+    """A node that leaves, or has a durable object -> another: bring and keep these.  CopyMade or CopyGone for each.
 
-    ``objects``: [[oid, node, generation, offset, nbytes], ...], as in PullObject.
+    ``objects``: [[oid, node, generation, offset, nbytes], ...], as in PullObject.  A sixth item is the number of nodes
+    that are to keep this object.
     """
 
     objects: list

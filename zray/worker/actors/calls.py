@@ -22,7 +22,7 @@ from zray.base.errors import AsyncioActorExit
 from zray.base.plain_text import representation
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE
 from zray.values import serialization
-from zray.wire.messages import FAILED, ActorInit
+from zray.wire.messages import FAILED, STORED, ActorInit
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import ActorLife, CallGroup, sizes_of
 from zray.worker.execution import Execution
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from zray.worker.actors.saving import Saving
 
 
+LOST_ROUNDS_MAX = 10  # how often lost arguments of a constructor are asked for
 REPR_CHARS_MAX = 200  # of an actor's repr that listings show
 
 
@@ -92,7 +93,7 @@ class ActorHost:
         return not error
 
     def _construct(self, cls: Any, task: list[Any]) -> Any:
-        args, kwargs = invoke.arguments(self.executor.rt, task)
+        args, kwargs = self._arguments(task)
         return cls(*args, **kwargs)
 
     def _restore(self, cls: Any, task: list[Any]) -> Any:
@@ -104,6 +105,25 @@ class ActorHost:
         self.saving = Saving(self.life, self.spec["checkpoints"], self.executor, logged, self.executor.rt.session_dir,
                              lambda: self.instance, self.end_by)
         return self.saving.instance(cls, lambda: self._construct(cls, task))
+
+    def _arguments(self, task: list[Any]) -> tuple[Any, dict[str, Any]]:
+        """The arguments of the constructor.  Before a restart, those that were lost are made again by their owners."""
+        rt = self.executor.rt
+        for _ in range(LOST_ROUNDS_MAX):
+            try:
+                return invoke.arguments(rt, task)
+            except invoke.DependencyFailed as failed:
+                lost = failed.value[2].get("lost") if failed.value[1] == "dependency_lost" else None
+                deps = (task[EXTRA] or {}).get("deps") or []
+                addressed = enumerate(zip(deps, self.spec.get("dep_owners") or (), strict=False))
+                owners = {value[4]: (at, owner) for at, (value, owner) in addressed
+                          if type(value) is list and value[0] == STORED}
+                if not lost or any(each[0] not in owners for each in lost):
+                    raise
+                for each in lost:
+                    at, owner = owners[each[0]]
+                    deps[at] = rt.made_again(each, *owner)
+        return invoke.arguments(rt, task)
 
     def _repr_name(self) -> str:
         """What the user's ``__repr__`` gives; '' for a class without one, and for one that raises."""

@@ -59,7 +59,8 @@ class Inline:
             wire = self.nested.take(task)
             if wire is None:
                 return False
-            executor.functions.define(fn.key, fn.blob, fn.name)
+            if fn.blob is not None:
+                executor.functions.define(fn.key, fn.blob, fn.name)
         try:
             result = executor.run_inline(wire, frames=frames + OWN_FRAMES)
         except BaseException:

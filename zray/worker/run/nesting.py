@@ -48,7 +48,7 @@ class NestedTasks:
         key = task.key
         if key is None or task.nret != 1 or task.stream is not None or task.cancelling or task.retries == 0:
             return False
-        if task.extra and task.extra.get("max_calls"):
+        if task.extra and ("max_calls" in task.extra or "durability" in task.extra):
             return False
         lease = self.machine.lease
         assert lease is not None

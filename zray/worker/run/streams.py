@@ -11,8 +11,9 @@ from zray.transport.loop import Waiter
 from zray.values import serialization
 from zray.wire.messages import StreamItem
 from zray.worker.execution import Execution
-from zray.worker.queue import TASK_ATTEMPT, TASK_ID, ServedLease
+from zray.worker.queue import EXTRA, TASK_ATTEMPT, TASK_ID, ServedLease
 from zray.worker.run import invoke
+from zray.worker.run.durability import durable_value
 from zray.worker.run.production import Production
 
 # Items that are made faster than this are sent together: a kick for each would cost more than the item.
@@ -38,10 +39,13 @@ class Streams:
         loop, rt = self.executor.loop, self.executor.rt
         index = unkicked = 0
         last = time.monotonic()
+        durable = "durability" in (task[EXTRA] or ())
         try:
             for item in iterator:
                 index += 1
                 wire = invoke.encode(rt, item, task[TASK_ID], index)
+                if durable:
+                    wire = durable_value(rt, task, wire, index)
                 item = None  # it must not live until the next one is there
                 now = time.monotonic()
                 unkicked += 1

@@ -47,6 +47,16 @@ def test_a_tail_with_a_lease_is_waited_for_and_gets_no_other_lease_meanwhile():
                       RegisterAccepted)
 
 
+def test_tails_that_leave_together_are_held_as_long_as_the_last_of_them():
+    """Else each gets a new lease while the other's runs out, for ever."""
+    voter = Acceptor(A, BASE)
+    value = follow(BASE, BASE.chains[0].without(B), BASE.chains[1].without(C))
+    assert promised(voter, B, 1, 0.0) and promised(voter, C, 1, 0.2)
+    assert isinstance(accept(voter, value, 0.2), RegisterRefused)
+    assert not promised(voter, B, 1, 0.2 + PROMISE_S)
+    assert isinstance(accept(voter, value, 0.2 + PROMISE_S), RegisterAccepted)
+
+
 def test_a_node_leaves_a_chain_of_which_it_is_no_tail_without_a_wait_and_reads_others_on():
     voter = Acceptor(A, BASE)
     assert promised(voter, B, 1, 0.0)

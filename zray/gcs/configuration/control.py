@@ -114,7 +114,7 @@ class Control:
         self._found: list[Report] = []  # the reports that _packed was made of
         self._packed: list[list[Any]] = []
         self._last_parsed: tuple[list, ClusterConfig | None] = [], None
-        self._ends: tuple[frozenset[bytes], ...] = ()  # who failed, leaves, reads no more, as of the last wish
+        self._ends: tuple[frozenset[bytes], ...] = ()  # nodes that failed, leave, read no more: at the last wish
         # The configuration and the view for which there was nothing to decide.
         self._settled_for: tuple[ClusterConfig | None, ProposerView | None] = None, None
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
@@ -335,7 +335,7 @@ class Control:
                 and now - self.host.read_at() < LEASE_UNUSED_S)
 
     def _may_release(self) -> bool:
-        """Whether others can read for this node: everywhere, or in a moment."""
+        """Whether this node may stop reading: it is nowhere the only member that another joins."""
         mine = [chain for chain in self.config.chains if self.me in chain.members]
         return any(len(chain.members) > 1 for chain in mine) and not any(
             len(chain.members) == 1 and chain.joining for chain in mine)

@@ -161,18 +161,21 @@ class Acceptor:
 
     def _wait(self, base: ClusterConfig, value: ClusterConfig, now: float) -> float:
         """Seconds until this voter may accept ``value``; from now on it promises nothing to tails that it removes."""
-        wait = 0.0
+        wait, tails = 0.0, set()
         for shard, name in base.removed_by(value):
-            rest = self.leases.get(name, now) - now
-            if rest <= 0 or name in value.freed or shard not in self._may_read[name]:
+            if name in value.freed:
                 continue
+            rest = self.leases.get(name, now) - now
             if base.chains[shard].tail == name:
-                # Others may have accepted the value too, and an accepted value must be decided: a promise renewed for
-                # ever would prevent that.
-                self._held[name] = now + rest + HOLD_S
+                tails.add(name)
             else:
                 rest = min(rest, ADOPTION_S)
-            wait = max(wait, rest)
+            if rest > 0 and shard in self._may_read[name]:
+                wait = max(wait, rest)
+        if wait > 0:
+            # Others may have accepted the value too, and an accepted value must be decided: promises renewed for ever
+            # would prevent that, also those to different tails in turn.
+            self._held.update((name, now + wait + HOLD_S) for name in tails)
         return wait
 
     def on_lease(self, peer: bytes, message: LeaseAsk, now: float) -> Out:

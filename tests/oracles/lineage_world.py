@@ -216,7 +216,8 @@ class LineageWorld:
         made = self.made.get(entry.oid[:24])
         stored = made.stored if made is not None else self.puts[entry.oid]
         if stored and (made is None or not made.may_run()):
-            return self.readable(entry)  # it stays in the store, because it cannot be made again
+            # It stays in the store, because it cannot be made again.  A reference to it needs no readable value.
+            return self.readable(entry) or (False if read else None)
         if stored:
             return self.needed(entry, runs)
         if made is None or not made.carry:

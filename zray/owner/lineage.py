@@ -259,7 +259,7 @@ class Lineage:
                 uses[id(trace)] = uses.get(id(trace), 0) + 1
         for oid, trace in self.traced.items():
             assert trace.record.oid == oid
-            assert not (trace.kept and (trace.live or trace.recipe)), f"{oid.hex()}: kept for nothing"
+            assert not (trace.kept and trace.live), f"{oid.hex()}: its entry keeps the value"
             assert trace.live == (self.refs.owned.get(oid) is trace.record), f"{oid.hex()}: live or not"
             assert trace.uses or (trace.live and (trace.recipe or trace.why[0])), f"{oid.hex()}: traced for nothing"
             total += trace.nbytes

@@ -110,6 +110,9 @@ class Config:
     # declared dead.  It must start anew if it was not dead (at once, when its endpoint refuses
     # connections).
     node_timeout_s: float = 3.0
+    # A daemon of `zray start` that was declared dead, and is not, ends its work and tries this long to join the cluster
+    # again, as a new node; 0: it ends.  It has just been reached, so that a link that flaps is what takes long.
+    rejoin_s: float = 60.0
     # How many logs of ended sessions of this user stay, the newest first, and for how long: a
     # program that fails over a weekend, run again and again.
     logs_sessions_max: int = 20

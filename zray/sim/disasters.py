@@ -15,7 +15,7 @@ from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
 from zray.sim.node import SimNode
 from zray.sim.observed import Observed
-from zray.sim.plan import NODE_FAULTS, SIM_NODE_TIMEOUT_S
+from zray.sim.plan import DRAWN_APART, NODE_FAULTS, SIM_NODE_TIMEOUT_S
 
 NODES_MAX = 8
 TRY_AGAIN_S = 0.05
@@ -32,7 +32,7 @@ class Disasters:
     end_node      end the daemon of a node, and why; ``power``: its whole machine
     """
 
-    def __init__(self, cluster: Observed, add_node: Callable[[], None], end_node: EndNode) -> None:
+    def __init__(self, cluster: Observed, add_node: Callable[[], object], end_node: EndNode) -> None:
         self.cluster, self._add_node, self._end_node = cluster, add_node, end_node
         self.net = cluster.net
         self.stopped: dict[bytes, bool] = {}  # node -> whether all its processes are stopped too
@@ -41,7 +41,7 @@ class Disasters:
         self._over = False
 
     def happen(self, what: str) -> None:
-        assert what in (*NODE_FAULTS, "starve"), f"{what!r} is no fault of a node"
+        assert what in (*NODE_FAULTS, *DRAWN_APART), f"{what!r} is no fault of a node"
         if self._over:
             return
         if what == "join":
@@ -152,7 +152,7 @@ class Disasters:
 
     def _cut(self, node: SimNode, what: str) -> None:
         others = [other.incarnation for other in self.cluster.nodes.values() if other is not node]
-        if what != "isolate":
+        if what not in ("isolate", "outage"):
             others = [self.net.random.choice(others)]
         if what == "reset":
             self.cluster.wire.reset(node.incarnation, others[0])
@@ -162,7 +162,8 @@ class Disasters:
         for pair in pairs:
             self.cut.add(pair)
             self.cluster.wire.part(*pair)
-        self.net.call_at(self.net.now + self._seconds(), self._mend, pairs)
+        seconds = SIM_NODE_TIMEOUT_S * self.net.random.uniform(1.5, 3.0) if what == "outage" else self._seconds()
+        self.net.call_at(self.net.now + seconds, self._mend, pairs)
 
     def _mend(self, pairs: list[tuple[bytes, bytes]]) -> None:
         for pair in pairs:

@@ -52,6 +52,7 @@ class NodeSurroundings(SimSurroundings):
     serving: Callable[[], list[SimNode]]  # nodes that have joined and live
     ready: Callable[[SimNode], None]  # it has joined
     end: Callable[[SimNode, str], None]  # its process ends, and why
+    rejoin: Callable[[SimNode, list[bytes]], None]  # it has ended, and joins again through one of these nodes
     spawn: Callable[[SimNode, bytes, tuple[Any, ...]], None]  # a worker's id, and what it is started under
     kill: Callable[[SimNode, bytes], None]  # a worker
 
@@ -168,7 +169,7 @@ class SimNode(Process):
         return MemberShell(
             self.mesh, self.hello, self._probe, end_probe=lambda node: None, cluster_id="sim", own_row=self.own_row,
             unfit=lambda peer, message: "", may_dial=lambda row: None, may_not_dial=lambda node: None,
-            warn=lambda text: None, settings={})
+            warn=lambda text: None, settings={}, mint=self.incarnation.hex, rejoins=self.around.plan.rejoins)
 
     def _new_worker_id(self) -> bytes:
         self._workers_made += 1
@@ -201,6 +202,8 @@ class SimNode(Process):
         core.flush()
         if core.stopping:
             self.around.end(self, core.stopping)
+            if core.ways_back:
+                self.around.rejoin(self, [bytes.fromhex(join) for join in core.ways_back])
             return
         if core.gcs.has_news or self.net.now >= self._look_at:
             self._look()

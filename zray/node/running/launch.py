@@ -54,6 +54,7 @@ class NodeOptions:
     node_ip_address: str = ""  # that it shows as its own; '' for the machine's
     env_vars: dict[str, str] = field(default_factory=dict)  # of the node and its workers, over the starter's
     new_cluster: bool = False  # a second cluster on this machine is intended
+    rejoin: str = field(default="", repr=False)  # a state of zray.node.running.rejoining
 
     def arguments(self) -> list[str]:
         """As arguments of zray-node, without the join string: every user can read the arguments of a process."""
@@ -247,10 +248,11 @@ def spawn_node(options: NodeOptions) -> Starting:
 def become_node(options: NodeOptions) -> NoReturn:
     """Replace this process by a daemon in the foreground: its signals, its exit code and its death are the node's."""
     arguments = []
-    if options.address:
-        handle = join_secret.descriptor(options.address)
-        os.set_inheritable(handle, True)
-        arguments = ["--address-fd", str(handle)]
+    for option, secret in (("--address-fd", options.address), ("--rejoin-fd", options.rejoin)):
+        if secret:
+            handle = join_secret.descriptor(secret)
+            os.set_inheritable(handle, True)
+            arguments += [option, str(handle)]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [*_command(), *arguments, *options.arguments()], join_secret.without_secrets(os.environ))

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--node-name", default="", help="a name that no other node of the cluster has")
     group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
     group.add_argument("--gcs-dir", default="", help="keep the control store in this directory over restarts")
+    out.add_argument("--rejoin-fd", type=int, default=-1, help="join again, as the state in this descriptor says")
     out.add_argument("--address-fd", type=int, default=-1, help="read the join string from this descriptor")
     out.add_argument("--fate-fd", type=int, default=-1, help="end when this pipe or the parent process does")
     out.add_argument("--ready-fd", type=int, default=-1, help="where to write node.json when the node serves")
@@ -90,6 +91,12 @@ class ClusterOptions:
     insecure: bool
     gcs_dir: str
     one_port: bool = False
+    was_head: bool = False  # it joins again the cluster that it began
+
+    @property
+    def began(self) -> bool:
+        """Whether the cluster began with this node."""
+        return not self.address or self.was_head
 
     @property
     def alone(self) -> bool:

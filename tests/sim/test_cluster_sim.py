@@ -22,7 +22,7 @@ from zray.sim.failure import Violation
 from zray.sim.network import Faults
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle
-from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, SIM_NODE_TIMEOUT_S, Plan
+from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, OUTAGE_S, SIM_NODE_TIMEOUT_S, Plan
 
 SEEDS = 500  # `python -m fuzz.sim_cluster --seeds 500:10000` runs more
 TWICE = 60  # of them
@@ -97,6 +97,17 @@ def test_each_disaster_is_survived(what):
     for seed in range(3):
         cluster = run(seed, several(4, node_faults=(what, what), detached=True))
         assert cluster.nodes_made == (6 if what == "join" else 4)
+
+
+def test_nodes_that_were_cut_off_until_they_were_declared_dead_are_back_and_nothing_is_doubled():
+    back = 0
+    for seed in range(12):
+        cluster = run(seed, several(2 + seed % 4, outages=2, rejoins=True, detached=True, groups=seed % 2 > 0,
+                                    faults_s=CLUSTER_FAULTS_S + OUTAGE_S))
+        assert not cluster.returning
+        assert len(cluster.returned) >= len(cluster.oracle.condemned), "each has become another node"
+        back += len(cluster.returned)
+    assert back >= 10
 
 
 def test_what_is_bound_to_a_node_ends_with_it(monkeypatch):

@@ -23,10 +23,10 @@ class Quiet(SimDriver):
         yield from ()
 
 
-def quiet(seed: int, nodes: int, drivers: int = 0) -> SimCluster:
+def quiet(seed: int, nodes: int, drivers: int = 0, **more: Any) -> SimCluster:
     """A cluster whose nodes all know each other."""
     cluster = SimCluster(seed, Plan(nodes=nodes, drivers=drivers, cpus=1, steps=0, faults_s=CLUSTER_FAULTS_S,
-                                    faults=Faults(0.0001, 0.001)))
+                                    faults=Faults(0.0001, 0.001), **more))
     cluster.net.run_until(1.0)
     assert leftovers.settled(cluster)
     return cluster
@@ -51,6 +51,58 @@ def test_a_node_that_was_cut_off_until_it_was_declared_dead_hears_of_it(nodes, s
     for node in others:
         cluster.wire.mend(node.incarnation, lost.incarnation)
     assert net.run_until(net.now + 60.0, lambda: not lost.alive)
+
+
+BACK_S = 5.0  # from the end of a cut to the end of the join
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0, 9.9, 15.0])
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_a_node_that_was_cut_off_until_it_was_declared_dead_is_back_soon_after_and_takes_work(
+        monkeypatch, nodes, seconds):
+    monkeypatch.setattr(cluster_module, "SimDriver", Quiet)
+    cluster = quiet(nodes, nodes, drivers=1, rejoins=True)
+    net = cluster.net
+    driver, = cluster.drivers
+    *others, lost = cluster.nodes.values()
+    assert driver.host in others
+    cut_off(lost)
+    net.run_until(net.now + seconds)
+    assert lost.incarnation in cluster.oracle.condemned
+    for node in others:
+        cluster.wire.mend(node.incarnation, lost.incarnation)
+    assert net.run_until(net.now + BACK_S, lambda: bool(cluster.returned) and leftovers.settled(cluster))
+    assert not lost.alive and lost.incarnation not in cluster.nodes
+    back = cluster.nodes[cluster.returned[0]]
+    strategy = {"kind": "affinity", "node": back.node_id, "soft": False}
+    refs = driver.submit(["value", 5, 0.01, []], strategy=strategy)
+    assert net.run_until(net.now + 1.0, lambda: all(ref.ready for ref in refs))
+    assert [worker.host for worker, _ in cluster.oracle.served] == [back]
+    for ref in refs:
+        ref.drop()
+    cluster.run()
+
+
+def test_an_actor_that_moved_while_its_node_was_cut_off_is_not_doubled_when_that_is_back(monkeypatch):
+    monkeypatch.setattr(cluster_module, "SimDriver", Quiet)
+    cluster = quiet(7, 3, drivers=3, rejoins=True)
+    net, handles = cluster.net, []
+    home = next(node for node in cluster.nodes.values() if node.incarnation != cluster.drivers[0].node)
+    creator, = (driver for driver in cluster.drivers if driver.host is home)
+    creator.create_detached("one", -1, handles.append)
+    net.run_until(3.0)
+    assert state(home, handles[0].actor) == "ALIVE"
+    cut_off(home)
+    net.run_until(net.now + 5.0)
+    for node in cluster.serving():
+        if node is not home:
+            cluster.wire.mend(node.incarnation, home.incarnation)
+    assert net.run_until(net.now + BACK_S, lambda: bool(cluster.returned) and leftovers.settled(cluster))
+    actor = handles[0].actor
+    assert not home.alive, "and with it the worker of its life of the actor"
+    alive = [worker for worker in cluster.workers.values() if worker.actor is not None and worker.actor.actor == actor]
+    assert len(alive) == 1 and alive[0].host is not home
+    cluster.run()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -71,8 +71,8 @@ class SimCluster:
             "config": Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S), "stores": self.stores,
             "stepped": self.stepped, "error": self._error, "serving": self.serving}
         self.around_nodes = NodeSurroundings(
-            **common, history=self.history, ready=self._node_ready, end=self.end_node, rejoin=self._rejoin, spawn=self._spawn,
-            kill=self._kill_worker)
+            **common, history=self.history, ready=self._node_ready, end=self.end_node, rejoin=self._rejoin,
+            spawn=self._spawn, kill=self._kill_worker)
         self.around_cores = CoreSurroundings(**common, crash=self.crash, leave=self._leave)
         for _ in range(self.plan.nodes):
             self.add_node()

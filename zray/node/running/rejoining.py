@@ -33,7 +33,7 @@ from zray.transport.credentials import BadJoinString, decode_join
 
 REACH_S = 1.0  # for one attempt to connect to a node
 CHILDREN_S = 1.5  # for killed children to end; the kernel needs milliseconds
-PAUSE_S, PAUSE_S_MAX = 0.1, 1.0  # between two rounds of attempts; doubled each time
+RETRY_ROUND_S, RETRY_ROUND_S_MAX = 0.1, 1.0  # between two rounds of attempts; doubled each time
 
 # The options of zray-node that the new daemon gets as they are.  The way into the cluster is in its state.
 OPTIONS = ("num_cpus", "num_gpus", "object_store_memory", "memory", "host", "port", "port_range", "node_name",
@@ -70,7 +70,7 @@ class Rejoin:
 
 def reachable(state: Rejoin) -> str:
     """The join string of the first node that can be connected to; RejoinFailed at the deadline."""
-    pause_s = PAUSE_S
+    pause_s = RETRY_ROUND_S
     while True:
         tried = []
         for join in state.joins:
@@ -83,14 +83,14 @@ def reachable(state: Rejoin) -> str:
         if time.monotonic() + pause_s > state.deadline:
             raise state.failed("none of the nodes that it knew can be reached: " + ", ".join(tried))
         time.sleep(pause_s)
-        pause_s = min(2 * pause_s, PAUSE_S_MAX)
+        pause_s = min(2 * pause_s, RETRY_ROUND_S_MAX)
 
 
 def next_attempt(state: Rejoin, tried: str, why: str) -> Rejoin:
     """The state after a join through ``tried`` has failed; RejoinFailed when there is no time for another."""
-    if time.monotonic() + PAUSE_S_MAX > state.deadline:
+    if time.monotonic() + RETRY_ROUND_S_MAX > state.deadline:
         raise state.failed(why)
-    time.sleep(PAUSE_S_MAX)
+    time.sleep(RETRY_ROUND_S_MAX)
     return replace(state, joins=[*(join for join in state.joins if join != tried), tried])
 
 
@@ -103,7 +103,7 @@ def again(arguments: argparse.Namespace, session: NodeSession, state: Rejoin,
           signals: list[signal.Signals]) -> NoReturn:
     """Replace this daemon, which has closed everything, by a new one with the same options; ``signals`` end it."""
     hold_signals()
-    session.join = ""  # its ticket is void; the file is for `zray stop`
+    session.join, session.rejoins = "", True  # its ticket is void; the file is for `zray stop`
     reaper.write_owner(session.session_dir)
     write_private(os.path.join(session.session_dir, "node.json"), session.to_json())
     for number in signals:

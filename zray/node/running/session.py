@@ -170,6 +170,7 @@ class NodeSession:
     name: str = ""
     address: str = ""  # host:port of the node's TCP endpoint
     settings: dict[str, Any] = field(default_factory=dict)  # that it was started with, or its cluster
+    rejoins: bool = False  # it was declared dead, and does not serve until it has joined again
 
     def alive(self) -> bool:
         """Whether exactly that process runs: (pid, start time) names it."""

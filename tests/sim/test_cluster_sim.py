@@ -151,6 +151,26 @@ def test_a_daemon_that_is_late_while_its_process_answers_is_not_declared_dead_an
     assert starved >= 12
 
 
+@pytest.mark.parametrize("what", ["crowd", "stall"])
+def test_a_crowded_machine_and_a_process_that_stands_still_are_late_and_nothing_is_lost(what):
+    """No excuse for any error: CPU starvation, a storm of forks, long pauses of an interpreter."""
+    happened = 0
+    for seed in range(12):
+        plan = {"crowds": 2} if what == "crowd" else {"stalls": 4}
+        cluster = SimCluster(seed, several(1 + seed % 5, detached=True, groups=True, **plan))
+        hit = getattr(cluster.disasters, f"_{what}")
+
+        def count(node: SimNode, hit=hit) -> None:
+            nonlocal happened
+            happened += 1
+            hit(node)
+
+        setattr(cluster.disasters, f"_{what}", count)
+        cluster.run()
+        assert not cluster.oracle.condemned and not cluster.oracle.happened["node"]
+    assert happened >= 12
+
+
 def test_a_daemon_that_is_late_for_longer_than_the_bound_is_taken_for_stuck():
     cluster = SimCluster(1, several(3, drivers=0, steps=0))
     cluster.net.run_until(1.0)

@@ -143,7 +143,7 @@ class SimCluster:
         if not node.alive:
             return
         incarnation = worker_id[:8]
-        if self.net.random.random() < 0.02:
+        if self.net.random.random() < (0.02 if node.fork_delay == 1.0 else 0.3):
             node.run(self._spawned, node, worker_id, 0, "fork failed")
             return
         self._pids += 1
@@ -274,6 +274,9 @@ class SimCluster:
             self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
         for _ in range(self.plan.starved):
             self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, "starve")
+        for what, times in (("crowd", self.plan.crowds), ("stall", self.plan.stalls)):
+            for _ in range(times):
+                self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
         for _ in range(self.plan.outages):
             self.net.call_at(random.uniform(0.05, OUTAGE_S), self.disasters.happen, "outage")
 

@@ -76,6 +76,7 @@ class SimNode(Process):
             "labels": {}, "shown": {}}
         self.ready = False
         self.refused = ""
+        self.fork_delay = 1.0  # how much longer than usual a fork takes
         self.watched: set[bytes] = set()  # drivers whose process this node watches
         self._workers_made = 0
         self._tick_at: float | None = None
@@ -233,7 +234,7 @@ class SimNode(Process):
 
     def _spawn(self, effect: Spawn) -> None:
         net, fork = self.net, effect.kind is None  # else Python starts again
-        seconds = net.random.uniform(0.001, 0.01) if fork else net.random.uniform(0.05, 0.2)
+        seconds = (net.random.uniform(0.001, 0.01) if fork else net.random.uniform(0.05, 0.2)) * self.fork_delay
         net.call_at(net.now + seconds, self.around.spawn, self, effect.worker, () if fork else effect.kind.env)
 
     def _install(self, effect: InstallEnvironment) -> None:

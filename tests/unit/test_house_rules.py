@@ -30,6 +30,7 @@ SHELLS: dict[str, set[str]] = {
     "node.peers.object_handover": {"os"},
     "node.peers.probes": {"socket"},
     "node.processes.children": {"os", "select", "signal", "socket"},
+    "node.processes.memory_files": {"os"},
     "node.processes.linux": {"ctypes", "os", "signal"},
     "node.processes.output": {"os"},
     "node.processes.zygote": {"os", "random", "select", "signal", "socket", "time"},

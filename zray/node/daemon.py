@@ -203,10 +203,13 @@ class Daemon:
         from zray.node.machine import NodePorts
         from zray.node.peers.object_handover import ObjectHandover
         from zray.node.processes.lines import Lines, LinesPorts
+        from zray.node.processes.memory_files import MemoryFiles
         from zray.node.processes.zygote import workers_environ
         from zray.node.running.logs import answer as answer_logs
         from zray.sched.node.local import LocalScheduler
 
+        memory = MemoryFiles(lambda: [worker.pid for worker in self.machine.pool.workers.values() if worker.pid],
+                             self.config.memory_limit_bytes)
         self.machine = node_machine(
             self.gcs, ordinal, node=shown, config=self.config, keep=offered.cpus,
             scheduler=lambda next_lease: LocalScheduler(
@@ -217,7 +220,8 @@ class Daemon:
                 stored_bytes=self.store.payload_bytes,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
-                logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS))))
+                logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
+                read_memory=memory.read, memory_of=memory.held))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))

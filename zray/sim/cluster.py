@@ -68,8 +68,8 @@ class SimCluster:
         self.liveness = Liveness(self, self.disasters.is_well)
         common: dict[str, Any] = {
             "seed": seed, "plan": self.plan, "python": PYTHON + ".0", "wire": self.wire, "oracle": self.oracle,
-            "config": Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S), "stores": self.stores,
-            "stepped": self.stepped, "error": self._error, "serving": self.serving}
+            "config": Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S, memory_monitor_s=0.05),
+            "stores": self.stores, "stepped": self.stepped, "error": self._error, "serving": self.serving}
         self.around_nodes = NodeSurroundings(
             **common, history=self.history, ready=self._node_ready, end=self.end_node, rejoin=self._rejoin,
             spawn=self._spawn, kill=self._kill_worker)
@@ -274,7 +274,8 @@ class SimCluster:
             self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
         for _ in range(self.plan.starved):
             self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, "starve")
-        for what, times in (("crowd", self.plan.crowds), ("stall", self.plan.stalls)):
+        for what, times in (("crowd", self.plan.crowds), ("stall", self.plan.stalls),
+                            ("squeeze", self.plan.squeezes)):
             for _ in range(times):
                 self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
         for _ in range(self.plan.outages):

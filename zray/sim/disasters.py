@@ -14,7 +14,7 @@ from zray.base.ids import same_node
 from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
 from zray.sim.core import Core
-from zray.sim.node import SimNode
+from zray.sim.node import MEMORY_BYTES, SimNode
 from zray.sim.observed import Observed
 from zray.sim.plan import DRAWN_APART, LATE_ONLY, NODE_FAULTS, SIM_NODE_TIMEOUT_S
 
@@ -53,7 +53,7 @@ class Disasters:
                 self._add_node()
             return
         choice = [node for node in self.cluster.serving() if self._may_hit(node, what)]
-        if what in ("crowd", "stall") and self.cluster.plan.nodes == 1:
+        if what in ("crowd", "stall", "squeeze") and self.cluster.plan.nodes == 1:
             choice = [node for node in self.cluster.serving() if self.is_well(node)]
         if not choice:
             if self.cluster.plan.far:  # such a run is about the death of a node
@@ -63,7 +63,7 @@ class Disasters:
             choice = [node for node in choice if self.cluster.stores.blocks.get(node.incarnation)] or choice
         node = self.net.random.choice(choice)
         self.net.trace("disaster", what, node.incarnation)
-        self.cluster.oracle.happened["node"] += what not in ("reset", *LATE_ONLY)
+        self.cluster.oracle.happened["node"] += what not in ("reset", "squeeze", *LATE_ONLY)
         if what in ("kill", "off"):
             self._end_node(node, what, power=what == "off")
         elif what == "leave":
@@ -76,6 +76,8 @@ class Disasters:
             self._crowd(node)
         elif what == "stall":
             self._stall(node)
+        elif what == "squeeze":
+            self._squeeze(node)
         else:
             self._cut(node, what)
 
@@ -86,6 +88,8 @@ class Disasters:
             self._continue(name)
         for name in sorted(self.crowded):
             self._disperse(name)
+        for node in self.cluster.serving():
+            self._relieve(node)
         for name in list(self.stalled):
             self._go_on(name)
         for pair in sorted(self.cut):
@@ -194,6 +198,15 @@ class Disasters:
             self.stalled[core.incarnation] = node.incarnation
             seconds = SIM_NODE_TIMEOUT_S * self.net.random.uniform(0.5, LATE_MAX / 2)
             self.net.call_at(self.net.now + seconds, self._go_on, core.incarnation)
+
+    def _squeeze(self, node: SimNode) -> None:
+        self.cluster.oracle.happened["memory"] += 1
+        node.memory_used = MEMORY_BYTES
+        self.net.call_at(self.net.now + self._seconds(), self._relieve, node)
+
+    @staticmethod
+    def _relieve(node: SimNode) -> None:
+        node.memory_used = 0
 
     def _go_on(self, name: bytes) -> None:
         if self.stalled.pop(name, None) is not None and name in self.cluster.cores:

@@ -26,6 +26,7 @@ from zray.node.effects import InstallEnvironment, Kill, Spawn, Watch
 from zray.node.machine import NodePorts, no_logs
 from zray.node.peers.cluster import routed
 from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
+from zray.node.processes.memory import Reading
 from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import UNIT
 from zray.sim.history import GcsHistory
@@ -35,6 +36,7 @@ from zray.wire import messages as m
 
 # Resources that only placement groups use: a scarce one, and one that is enough for a whole run.
 GEAR, SPACE = 3, 1000
+MEMORY_BYTES = 1 << 30  # of each node
 LOOK_PAUSE_S = 0.002  # a timer may be late by that
 JOIN_AGAIN_S = 1.0  # a node that gets no answer asks another one
 
@@ -70,12 +72,14 @@ class SimNode(Process):
         self.config = around.config
         self.node_id = self.incarnation + bytes(NODE_SIZE - INCARNATION_SIZE - 1) + bytes((number,))
         self.cpus = around.plan.cpus
-        self.total = {"CPU": self.cpus * UNIT, "gear": GEAR * UNIT, "space": SPACE * UNIT}
+        self.total = {"CPU": self.cpus * UNIT, "gear": GEAR * UNIT, "space": SPACE * UNIT,
+                      "memory": MEMORY_BYTES * UNIT}
         self.own_row: dict[str, Any] = {
             "node_id": self.node_id, "endpoint": self.mesh.serve_tcp(), "name": "", "total": self.total,
             "labels": {}, "shown": {}}
         self.ready = False
         self.refused = ""
+        self.memory_used = 0  # of MEMORY_BYTES
         self.fork_delay = 1.0  # how much longer than usual a fork takes
         self.watched: set[bytes] = set()  # drivers whose process this node watches
         self._workers_made = 0
@@ -139,7 +143,9 @@ class SimNode(Process):
                 ends=Ends(), new_worker_id=self._new_worker_id,
                 attach=lambda incarnation, pid: {}, environ={}, store_report=dict, stored_bytes=int,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
-                free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs))
+                free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs,
+                read_memory=lambda: Reading(self.memory_used, MEMORY_BYTES, "simulated"),
+                memory_of=lambda pid: MEMORY_BYTES // 8))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())
         self.ready = True
         self.core.start(joined.rows if joined is not None else [])

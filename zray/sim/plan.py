@@ -18,8 +18,8 @@ NODE_FAULTS = ("kill", "kill", "off", "pause", "freeze", "isolate", "part", "res
 # Drawn apart, so that schedules of older seeds stay: its turns are late by many seconds, and its transport answers; it
 # is cut off from all others for so long that it is declared dead, then it is reached again; all its processes compete
 # for a CPU with others, which fork without end; one of its drivers or workers stands still, as in a long call that
-# holds the interpreter lock.
-DRAWN_APART = ("starve", "outage", "crowd", "stall")
+# holds the interpreter lock; its memory runs out for a while.
+DRAWN_APART = ("starve", "outage", "crowd", "stall", "squeeze")
 # None of these may lose anything: everything is late, that is all.
 LATE_ONLY = ("starve", "crowd", "stall")
 OUTAGE_S = 1.5  # by which the first phase of a run with outages is longer
@@ -51,6 +51,7 @@ class Plan:
     starved: int = 0  # times that a daemon gets no turn for long, while its process answers
     outages: int = 0  # times that a node is cut off until it is declared dead, and then reached again
     crowds: int = 0  # times that a machine has far too much to do
+    squeezes: int = 0  # times that the memory of a node runs out for a while
     stalls: int = 0  # times that a driver or worker stands still
     maps: bool = False  # f.map
     stored: bool = False  # results that lie in a store
@@ -82,6 +83,7 @@ class Plan:
                           duplicate=0.05 * faulty),
             faults_s=FAULTS_S if one else CLUSTER_FAULTS_S + OUTAGE_S * bool(outages), outages=outages,
             crowds=Random(f"crowds {seed}").choice((0, 0, 0, 1, 2)),
+            squeezes=Random(f"squeezes {seed}").choice((0, 0, 0, 1, 2)),
             stalls=Random(f"stalls {seed}").choice((0, 0, 0, 1, 3)),
             kills=random.choice((0, 0, 1, 3, 6)), driver_deaths=random.random() < 0.2, cancels=random.random() < 0.4,
             actors=random.random() < (0.7 if one else 0.9), burst=random.choice((0,) * 14 + (60, 200)),

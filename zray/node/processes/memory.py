@@ -12,8 +12,8 @@ chooses, of the workers that run something, in this order:
     3  the youngest: it loses least
 
 An idle worker that holds much ends before all of these, as nothing is lost with it.  A task that ended so asks for
-more memory when it runs again (``MemoryVerdict.ask``), and those that stay are charged for what they hold (``charge``): so it
-waits until they have given that back.
+more memory when it runs again (``MemoryVerdict.ask``), and those that stay are charged for what they hold
+(``charge``): so it waits until they have given that back.
 """
 
 from __future__ import annotations

@@ -143,6 +143,10 @@ def test_a_worker_above_its_own_limit_ends_only_when_limits_are_enforced():
         found.pass_time(1.0)
         assert [verdict.worker for verdict in found.ended] == [b"1"] * enforced
     assert "it held 101 MiB, and its memory= allows 100 MiB" in found.ended[0].reason and not found.ended[0].ask
+    found.reading = FULL
+    found.worker(4, allowed=100 * MIB, held=101 * MIB, since=9.0)
+    found.pass_time(2.0)
+    assert [verdict.worker for verdict in found.ended] == [b"1", b"4", b"3"], "none is chosen twice"
 
 
 # ---------------------------------------------------------------- on a node

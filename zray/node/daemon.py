@@ -337,7 +337,8 @@ class Daemon:
         return NodeSession(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
                        linux.start_time(os.getpid()), self.shares_fate, time.time(),
                        cluster=entry.cluster if entry else "", join=self.join_string,
-                       head=self.membership.began, name=self.membership.name, address=entry.address if entry else "",
+                       head=self.membership.head or self.membership.was_head, name=self.membership.name,
+                       address=entry.address if entry else "",
                        settings=self.given)
 
     # ------------------------------------------------------------ the loop

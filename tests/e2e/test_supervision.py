@@ -157,12 +157,12 @@ def test_a_signal_while_the_node_starts_ends_it_and_leaves_nothing(run, tmp_sess
     assert not [name for _, below, _ in os.walk(tmp_sessions) for name in below if name.startswith("20")]
 
 
-def test_a_node_that_was_declared_dead_exits_with_1(run):
+def test_a_node_that_was_declared_dead_and_may_not_join_again_exits_with_1(run):
     cluster = Cluster(shutdown_at_exit=False)
     try:
         head = cluster.add_node(num_cpus=1, _system_config={"node_timeout_s": 1.0})
         node = Foreground(run("zray start --block", "--num-cpus", "1",
-                              env=environment(ZRAY_JOIN=cluster.join_string))).settle()
+                              env=environment(ZRAY_JOIN=cluster.join_string, ZRAY_REJOIN_S="0"))).settle()
         node.process.send_signal(signal.SIGSTOP)
         until(lambda: "dead" in states(head).values(), "the head declares it dead", 30)
         node.process.send_signal(signal.SIGCONT)

@@ -6,6 +6,7 @@ from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts, no_logs
+from zray.node.processes.memory import Reading
 from zray.sched.node.local import LocalScheduler
 from zray.sim.files import MemoryFiles
 from zray.wire import messages as m
@@ -93,13 +94,15 @@ class MachineNode:
         self.dropped = []  # jobs whose objects and functions are gone
         self.ended = []
         self.spawned = []
+        self.memory, self.held = Reading(0, 1 << 30, "a test"), {}  # pid -> bytes
         self.machine = NodeMachine(
             incarnation=NODE, node={"NodeID": "n"}, names=self.names,
-            scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}, node=NODE),
+            scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000, "memory": 10_000 << 30}, node=NODE),
             config=Config(**settings), keep=cpus, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
-                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles()))
+                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles(),
+                read_memory=lambda: self.memory, memory_of=lambda pid: self.held.get(pid, 0)))
         self.machine.start(self.now)
         self.take()
 
@@ -152,8 +155,8 @@ class MachineNode:
         self.machine.worker_exited(peer, Death(**how), self.now)
         return self.take()
 
-    def want(self, peer=b"driver00", key=1, want=1, granted=0, demand=CPU, env=None):
-        self.say(peer, m.LeaseKey(key, demand, env or {}, {}, "f"))
+    def want(self, peer=b"driver00", key=1, want=1, granted=0, demand=CPU, env=None, strategy=None):
+        self.say(peer, m.LeaseKey(key, demand, env or {}, strategy or {}, "f"))
         return self.say(peer, m.LeaseWant(key, want, granted))
 
 

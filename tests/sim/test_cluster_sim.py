@@ -22,7 +22,7 @@ from zray.sim.failure import Violation
 from zray.sim.network import Faults
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle
-from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, SIM_NODE_TIMEOUT_S, Plan
+from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, OUTAGE_S, SIM_NODE_TIMEOUT_S, Plan
 
 SEEDS = 500  # `python -m fuzz.sim_cluster --seeds 500:10000` runs more
 TWICE = 60  # of them
@@ -99,6 +99,17 @@ def test_each_disaster_is_survived(what):
         assert cluster.nodes_made == (6 if what == "join" else 4)
 
 
+def test_nodes_that_were_cut_off_until_they_were_declared_dead_are_back_and_nothing_is_doubled():
+    back = 0
+    for seed in range(8):
+        cluster = run(seed, several(2 + seed % 4, outages=2, rejoins=True, detached=True, groups=seed % 2 > 0,
+                                    faults_s=CLUSTER_FAULTS_S + OUTAGE_S))
+        assert not cluster.returning
+        assert len(cluster.returned) >= len(cluster.oracle.condemned), "each has become another node"
+        back += len(cluster.returned)
+    assert back >= 6
+
+
 def test_what_is_bound_to_a_node_ends_with_it(monkeypatch):
     roots = []
     excused = Oracle._excused
@@ -138,6 +149,37 @@ def test_a_daemon_that_is_late_while_its_process_answers_is_not_declared_dead_an
         cluster.run()
         assert not cluster.oracle.condemned and not cluster.oracle.happened["node"]
     assert starved >= 12
+
+
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize("what", ["crowd", "stall"])
+def test_a_crowded_machine_and_a_process_that_stands_still_are_late_and_nothing_is_lost(what, first):
+    """No excuse for any error: CPU starvation, a storm of forks, long pauses of an interpreter."""
+    happened = 0
+    for seed in range(first, first + 4):
+        plan = {"crowds": 2} if what == "crowd" else {"stalls": 4}
+        cluster = SimCluster(seed, several(1 + seed % 5, detached=True, groups=True, **plan))
+        hit = getattr(cluster.disasters, f"_{what}")
+
+        def count(node: SimNode, hit=hit) -> None:
+            nonlocal happened
+            happened += 1
+            hit(node)
+
+        setattr(cluster.disasters, f"_{what}", count)
+        cluster.run()
+        assert not cluster.oracle.condemned and not cluster.oracle.happened["node"]
+    assert happened >= 4
+
+
+def test_when_memory_runs_out_workers_end_and_nothing_else():
+    ended = 0
+    for seed in range(8):
+        cluster = SimCluster(seed, several(1 + seed % 4, squeezes=2, detached=True, groups=seed % 2 > 0,
+                                           task_s_max=0.2))
+        cluster.run()
+        ended += sum(node.machine.counts["memory_ends"] for node in cluster.nodes.values())
+    assert ended >= 8
 
 
 def test_a_daemon_that_is_late_for_longer_than_the_bound_is_taken_for_stuck():

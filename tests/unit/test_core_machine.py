@@ -152,6 +152,18 @@ def test_rows_of_objects_are_cut_at_the_limit_and_counted_and_one_is_found_by_it
     assert ([row["object_id"] for row in one.rows], one.total) == (oids[4:], 1)
 
 
+def test_the_reason_that_the_node_gives_before_it_ends_stays_the_reason(machine, ports):
+    pending = machine.refs.own(b"p" * 28)
+    deliver(machine, NODE, m.NodeStanding(FAR[:4] + bytes(4), "fenced", "of another node"))
+    assert machine.submitter.lost is None
+    deliver(machine, NODE, m.NodeStanding(NODE, "fenced", "unheard of for 3 s"))
+    answers: list[Any] = []
+    machine.ask(answers.append)
+    machine.closed(NODE, 1.0)
+    assert pending.value is machine.submitter.lost and answers == [None]
+    assert pending.value[2]["reason"] == "the cluster declared the node dead (unheard of for 3 s)"
+
+
 def test_the_end_of_the_node_is_no_news_to_a_process_that_leaves(machine):
     machine.process.closed = True
     machine.closed(NODE, 1.0)

@@ -52,7 +52,7 @@ class Gcs:
 class Shell:
     """A DaemonMachine and what it asks of its shell, in ``notes``."""
 
-    def __init__(self, *peers, member=True):
+    def __init__(self, *peers, member=True, rejoins=True):
         self.node = MachineNode()
         self.now, self.notes, self.sent = 100.0, [], []
         self.gcs = Gcs(self.notes)
@@ -60,7 +60,7 @@ class Shell:
         shell = MemberShell(mesh, self.note("hello"), self.note("probe"), self.note("end_probe"), "c", row(NODE),
                             unfit=lambda peer, message: "", may_dial=self.note("may_dial"),
                             may_not_dial=self.note("may_not_dial"), warn=self.note("warn"),
-                            settings={})
+                            settings={}, mint=lambda: "", rejoins=rejoins)
         self.ports = DaemonPorts(
             lambda: self.now, lambda peer, message: self.sent.append((peer, message)),
             handlers={m.StoreFree.CODE: lambda peer, message: self.notes.append(("store", peer))}, timed=[],
@@ -256,6 +256,26 @@ def test_a_fenced_node_ends_at_once_and_the_shell_hears_whether_it_left_anyhow(s
     shell.core.stop(StopRequest.SIGNAL)
     shell.core.fence("by a test")
     assert shell.notes[-1] == ("fenced", "by a test", True)
+
+
+def test_a_fenced_node_that_may_join_again_has_the_ways_back_unless_it_leaves_or_is_told_to_stop():
+    for rejoins, before, after, ways in (
+            (True, (), (), ["zray://peer"]), (False, (), (), []), (True, (StopRequest.SIGNAL,), (), []),
+            (True, (), (StopRequest.SIGNAL,), [])):
+        shell = Shell(PEER, rejoins=rejoins)
+        shell.hear(PEER, m.NodeTicket("zray://peer"))
+        for request in before:
+            shell.core.stop(request)
+        shell.core.fence("by a test")
+        for request in after:
+            shell.core.stop(request)
+        assert shell.core.ways_back == ways
+
+
+def test_a_fenced_node_says_so_to_its_own_drivers(shell):
+    shell.machine.jobs.by_driver = dict.fromkeys((DRIVER, PEER[:4] + b"drvr"))
+    shell.core.fence("by a test")
+    assert shell.sent == [(DRIVER, m.NodeStanding(NODE, FENCED, "by a test"))]
 
 
 def test_a_broken_link_is_told_to_the_control_store(shell):

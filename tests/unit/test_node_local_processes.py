@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.fakes.node_parts import DRIVER, PEER, Parts
 from zray.node.processes.local import GONE_AT_ONCE_MAX
+from zray.node.processes.pool import Kind, State
 from zray.wire import messages as m
 
 FAR = PEER[:4] + b"wrk1"
@@ -50,3 +51,20 @@ def test_a_worker_without_a_kind_knows_nobody():
     assert parts.processes.is_process(worker) and parts.processes.is_process(DRIVER)
     assert not parts.processes.is_process(FAR)
     assert parts.processes.holders() == parts.processes.that_know_others() == [DRIVER]
+
+
+def test_a_worker_that_leaves_hears_of_ends_until_it_is_gone_and_one_that_is_killed_does_not():
+    parts = with_driver()
+    kind = Kind.of(1, {})
+    for token in (1, 2):
+        parts.pool.take(kind, token, 0.0)
+    leaving, killed = list(parts.pool.workers)
+    for worker in (leaving, killed):
+        [(_, record)] = parts.pool.ready(worker, "ipc://w", 0.0)
+        parts.pool.use(record, State.LEASED, 1, 0.0)
+    parts.pool.leaving(parts.pool.workers[leaving], 0.0)
+    parts.pool.kill(parts.pool.workers[killed], "by a test", 0.0)
+    parts.take()
+    parts.processes.announce_process_ended(GONE)
+    parts.processes.announce()
+    assert parts.take() == [(DRIVER, GONE), (leaving, GONE)]

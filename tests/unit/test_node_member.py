@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,16 @@ from tests.fakes.node_machine import NODE
 from tests.fakes.node_parts import PEER, THIRD, Parts, row
 from zray.gcs.configuration.control import FENCED
 from zray.gcs.replica.tables import NODES, Change, pack_record
-from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, UNKNOWN_NODES_S, Member, MemberPorts, unfit
+from zray.node.peers.member import (
+    ADMIT_S,
+    JOIN_CHARS_MAX,
+    PYTHON_RELEASE,
+    RENEW_TICKET_S,
+    UNKNOWN_NODES_S,
+    Member,
+    MemberPorts,
+    unfit,
+)
 from zray.wire import messages as m
 
 FOURTH = b"four\0\0\0\0"
@@ -33,7 +43,8 @@ class Joined(Parts):
             lambda: self.context.now, self.context.send, self.cluster, self.context.ends, gcs, links, "c", {"x": 1},
             row(NODE), unfit=lambda peer, message: self.why_unfit, may_dial=self.call("may_dial"),
             may_not_dial=self.call("may_not_dial"), node_joined=self.call("node_joined"),
-            node_leaves=self.call("node_leaves"), node_ended=self.call("node_ended"), warn=self.call("warn")))
+            node_leaves=self.call("node_leaves"), node_ended=self.call("node_ended"), warn=self.call("warn"),
+            mint=map("ticket {}".format, count(1)).__next__))
         self.member.start([])
         self.take()
 
@@ -163,3 +174,29 @@ def test_a_greeting_is_an_answer_or_a_warning(joined):
 def test_what_makes_a_node_unfit(change, why):
     assert unfit(THIRD, JOIN, True, print) == ""
     assert why in unfit(THIRD, JOIN._replace(**change), True, print)
+
+
+# ---------------------------------------------------------------- the way back
+
+
+def test_nodes_give_each_other_a_join_string_and_replace_it_before_it_expires(joined):
+    joined.cluster.joined(THIRD, row(THIRD))
+    welcome = m.HelloAck(m.PROTOCOL, "node", [], "")
+    assert joined.hear(PEER, welcome) == [(PEER, m.NodeTicket("ticket 1"))]
+    assert joined.hear(PEER, welcome) == [(PEER, m.NodeTicket("ticket 1"))], "one for all, again after a redial"
+    assert not joined.hear(FOURTH, welcome), "no node of the cluster"
+    due = joined.member.next_deadline()
+    assert due == joined.context.now + RENEW_TICKET_S
+    joined.context.now = due
+    joined.member.tick(due)
+    assert joined.take() == [(node, m.NodeTicket("ticket 2")) for node in sorted((PEER, THIRD))]
+    assert joined.member.next_deadline() == due + RENEW_TICKET_S
+
+
+def test_the_ways_back_are_the_join_strings_of_the_nodes_that_live(joined):
+    joined.cluster.joined(THIRD, row(THIRD))
+    for peer, said in ((PEER, "old"), (PEER, "p"), (THIRD, "t"), (FOURTH, "f"), (THIRD, "x" * (JOIN_CHARS_MAX + 1))):
+        joined.hear(peer, m.NodeTicket(said))
+    assert joined.member.ways_back() == ["p", "t"]
+    joined.table(PEER, state="dead", reason="by a test")
+    assert joined.member.ways_back() == ["t"]

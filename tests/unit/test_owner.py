@@ -301,3 +301,40 @@ def test_a_worker_out_of_reach_that_nobody_calls_dead_is_given_back_so_that_its_
     assert [message.lease for message in owner.net.to(NODE, m.LeaseKill)] == [1]
     assert (task.state, task.retries) == (QUEUED, 0)
     owner.submitter.check()
+
+
+def lose_its_worker(owner, task, reason, ask):
+    """The task runs on a worker, which its node ends."""
+    key = task.key
+    owner.submitter.submit(task)
+    owner.submitter.pump()
+    lease = key.granted + 1 + 100 * key.number
+    owner.submitter.on_lease_grant(NODE, m.LeaseGrant(key.number, lease, WORKER, "", 7, {}))
+    owner.submitter.pump()
+    owner.submitter.on_worker_died(NODE, m.WorkerDied(WORKER, lease, 7, 9, 0, 1, 0, reason, "", "", ask))
+    owner.submitter.on_peer_closed(WORKER)
+    owner.submitter.check()
+
+
+def test_a_task_whose_worker_ended_to_free_memory_asks_for_more_when_it_runs_again():
+    owner = Owner()
+    key = owner.submitter.key_for("key", {"CPU": 1}, {"x": "y"}, {"kind": "spread"}, "f")
+    task = owner.task(key, retries=3)
+    lose_its_worker(owner, task, "out of memory: all of it", {"memory": 70})
+    assert (task.state, task.retries) == (QUEUED, 2) and list(task.key.queue) == [task] and not key.queue
+    assert (task.key.demand, task.key.env, task.key.strategy) == ({"CPU": 1, "memory": 70}, key.env, key.strategy)
+    more = task.key
+    assert owner.submitter.key_asking(key, {"memory": 70}) is more, "one key for one demand"
+    assert owner.submitter.key_asking(more, {"memory": 60}) is more, "never less than before"
+    grouped = owner.submitter.key_for("group", {"CPU": 1}, {}, {"kind": "group", "group": b"g"}, "f")
+    assert owner.submitter.key_asking(grouped, {"memory": 70}) is grouped, "its bundle does not grow"
+
+
+def test_a_task_that_ended_for_memory_for_the_last_time_says_so():
+    owner = Owner()
+    task = owner.task(owner.submitter.key_for("key", {}, {}, {}, "f"))
+    lose_its_worker(owner, task, "out of memory: 15 of 16 GiB were in use", {})
+    assert task.entry.value[1] == "oom"
+    error = errors.from_failure(*task.entry.value[1:])
+    assert isinstance(error, errors.OutOfMemoryError)
+    assert "ran out of memory. 15 of 16 GiB were in use" in str(error) and "pid=7" in str(error)

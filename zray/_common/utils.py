@@ -10,7 +10,7 @@ import string
 from collections.abc import Coroutine
 from typing import Any
 
-from zray.node.running.options import memory_bytes
+from zray.base.memory_linux import memory_bytes
 
 __all__ = [
     "binary_to_hex", "env_bool", "env_float", "env_integer", "get_or_create_event_loop",

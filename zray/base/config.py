@@ -115,6 +115,18 @@ class Config:
     # declared dead.  It must start anew if it was not dead (at once, when its endpoint refuses
     # connections).
     node_timeout_s: float = 3.0
+    # How often a node whose workers run something looks how much memory is left, at least; 0: never.  Ray's number.
+    # 0.1 ms a look.  With much room left it looks once a second.
+    memory_monitor_s: float = 0.25
+    # From this share of the memory on, a node ends workers, before the kernel chooses a process.  Ray's number.
+    memory_share_max: float = 0.95
+    # Bytes that the workers of a node may hold together, beside what the machine and its control groups allow; 0: none.
+    memory_limit_bytes: int = 0
+    # A task or actor that holds more than its memory= is ended.  Off, as in Ray: there the number only places work.
+    memory_enforced: bool = False
+    # A daemon of `zray start` that was declared dead, and is not, ends its work and tries this long to join the cluster
+    # again, as a new node; 0: it ends.  It has just been reached, so that a link that flaps is what takes long.
+    rejoin_s: float = 60.0
     # How many logs of ended sessions of this user stay, the newest first, and for how long: a
     # program that fails over a weekend, run again and again.
     logs_sessions_max: int = 20
@@ -132,6 +144,9 @@ class Config:
                 raise ValueError(f"setting {field.name} takes {field.type}, not {value!r}")
             if field.type in ("int", "float") and value < 0 and field.name != "warn_wait_s":
                 raise ValueError(f"setting {field.name} must not be negative, got {value!r}")
+        if not 0 < self.memory_share_max <= 1:
+            raise ValueError("setting memory_share_max takes a share of the memory from 0 to 1, not "
+                             f"{self.memory_share_max!r}")
         if self.metrics_address and not _ADDRESS.fullmatch(self.metrics_address):
             raise ValueError(f"setting metrics_address takes host:port or :port, not {self.metrics_address!r}")
 

@@ -394,8 +394,8 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         f"The actor is not schedulable: {_text(d, 'reason', 'no node has what it asks for')} "
         f"(the actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]})).")),
     "oom": (OutOfMemoryError, lambda d: (
-        f"The worker (pid={_text(d, 'pid', '?')}) of {_text(d, 'name', 'the task')} was killed because the node ran "
-        f"out of memory. {_sentence(d, 'reason')}Ask for memory= so that fewer run at once.{_log_tail(d)}")),
+        f"The worker (pid={_text(d, 'pid', '?')}) of {_text(d, 'name', 'the task')} was ended by the node, which "
+        f"ran out of memory. {_sentence(d, 'reason')}Ask for memory= so that fewer run at once.{_log_tail(d)}")),
     "runtime_env": (RuntimeEnvSetupError, lambda d: (
         f"The runtime environment could not be set up: {_text(d, 'reason', 'no reason is known')}")),
     "pending_calls": (PendingCallsLimitExceeded, lambda d: (

@@ -15,7 +15,7 @@ INTENDED_USER_EXIT = "INTENDED_USER_EXIT"
 SYSTEM_ERROR = "SYSTEM_ERROR"
 USER_ERROR = "USER_ERROR"
 NODE_OUT_OF_MEMORY = "NODE_OUT_OF_MEMORY"
-OUT_OF_MEMORY = "out of memory"  # the node's reason for a kill that saves memory
+OUT_OF_MEMORY = "out of memory"  # so begins the node's reason for a kill that saves memory
 _SENTENCES = {"idle": "it was idle for too long"}  # reasons of the node that are no sentence
 
 
@@ -27,8 +27,9 @@ def exit_of(reason: str, signal: int, exit_code: int, raised: str = "") -> tuple
     """
     if raised:
         return USER_ERROR, f"Worker exits because the constructor of its actor raised:\n{raised}"
-    if reason == OUT_OF_MEMORY:
-        return NODE_OUT_OF_MEMORY, "The node killed the worker because the node ran out of memory."
+    if reason.startswith(OUT_OF_MEMORY):
+        return NODE_OUT_OF_MEMORY, ("The node killed the worker because the node ran out of memory"
+                                    f"{reason.removeprefix(OUT_OF_MEMORY)}.")
     reason = _SENTENCES.get(reason, reason)
     if reason:
         return INTENDED_SYSTEM_EXIT, f"Worker exits by the decision of its node: {reason}."

@@ -52,17 +52,6 @@ def shm_free_bytes() -> int:
     return stats.f_bavail * stats.f_frsize
 
 
-def memory_bytes() -> int:
-    """Memory of this machine, or of this cgroup where that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            text = file.read().strip()
-    except OSError:
-        return total
-    return min(total, int(text)) if text.isdigit() else total
-
-
 def boot_id() -> str:
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()

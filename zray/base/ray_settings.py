@@ -64,6 +64,8 @@ _COUNTERPARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "lineage_pinning_enabled": _lineage,
     "max_direct_call_object_size": _number("inline_bytes_max"),
     "max_lineage_bytes": _number("lineage_bytes_max"),
+    "memory_monitor_refresh_ms": _number("memory_monitor_s", 0.001),
+    "memory_usage_threshold": _number("memory_share_max"),
     "object_spilling_config": _spill_dir,
     "record_ref_creation_sites": _sites,
     "record_task_actor_creation_sites": _sites,

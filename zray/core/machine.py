@@ -131,6 +131,7 @@ class CoreMachine:
             m.Why.CODE: self._on_why,
             m.ProcessQuery.CODE: self._on_process_query,
             m.LogLines.CODE: self._on_log_lines,
+            m.NodeStanding.CODE: self._on_standing,
             m.GcsReply.CODE: self.gcs.on_message,
             m.GcsRedirect.CODE: self.gcs.on_message,
             m.GcsEvents.CODE: self.gcs.on_message,
@@ -250,12 +251,19 @@ class CoreMachine:
         if self.work is not None:
             self.work.forget_owners(lambda owner: ids.node_of(owner) == node)
 
-    def node_lost(self) -> None:
-        """Our node is gone: fail everything that is pending here."""
+    def _on_standing(self, peer: bytes, message: m.NodeStanding) -> None:
+        """Our node was declared dead, and ends."""
+        if peer == message.node == self.process.node:
+            self.node_lost(f"the cluster declared the node dead ({message.reason})")
+
+    def node_lost(self, reason: str = "") -> None:
+        """Our node is gone: fail everything that is pending here.  ``reason``: that the node gave before its end."""
         if self.process.closed:
             return
-        failure = self.submitter.lost = [m.FAILED, "raylet_died", {
-            "node": self.process.node.hex(), "log_file": self.process.node_log, **self.shell.node_lost()}]
+        failure = self.submitter.lost or [m.FAILED, "raylet_died", {
+            "node": self.process.node.hex(), "log_file": self.process.node_log, **self.shell.node_lost(),
+            **({"reason": reason} if reason else {})}]
+        self.submitter.lost = failure
         self.store.node_lost(failure)
         self._complete_pending(failure)
         requests, self._requests = self._requests, {}

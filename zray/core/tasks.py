@@ -70,9 +70,13 @@ class Tasks:
         self.register_function(key, blob)
         function = Function(key, blob, fn.name)
         env = self.environments.of(options.env)
+        default = self.process.config.task_max_retries
+        named, strategy = options.key, strategy_of(options)
+        if not (default if options.max_retries is None else options.max_retries):
+            named, strategy = (named, "once"), {**strategy, "once": True}  # so that its node knows (MemoryMonitor)
         with self.loop.lock:
-            record = self.submitter.key_for(options.key, options.demand, env, strategy_of(options), fn.name)
-        site = fn.state = Site(self, options, function, record, self.process.config.task_max_retries)
+            record = self.submitter.key_for(named, options.demand, env, strategy, fn.name)
+        site = fn.state = Site(self, options, function, record, default)
         return site
 
     def register_function(self, key: bytes, blob: bytes) -> None:

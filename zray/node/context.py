@@ -24,7 +24,7 @@ class NodeContext:
         self.now = 0.0
         self.effects: list[Effect] = []
         self.emit = self.effects.append
-        self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
+        self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0, "memory_ends": 0}
 
     def send(self, peer: bytes, message: Any) -> None:
         self.effects.append(Send(peer, message))

@@ -24,34 +24,30 @@ from typing import TYPE_CHECKING, Any
 
 from zray.base import ids
 from zray.base.addresses import is_loopback, is_wildcard
-from zray.base.config import Config, refuse_slips
+from zray.base.config import Config
 from zray.base.ends import Ends
-from zray.base.os_linux import write_private
 from zray.base.version import __version__
 from zray.node.effects import EndJob, Kill, Spawn, Watch
 from zray.node.peers.cluster import routed
 from zray.node.processes import linux
 from zray.node.processes.children import Children, Processes, Signals, Watcher
-from zray.node.running import join_secret, session as sessions, supervision
+from zray.node.running import session as sessions
 from zray.node.running.journal import Journal, text_of
 from zray.node.running.options import (
-    BadOption,
     ClusterOptions,
     Offer,
     json_map,
-    membership,
     name_node,
     node_row,
-    offer,
-    parser,
 )
-from zray.node.running.session import NodeSession, SessionError
+from zray.node.running.session import NodeSession
 
 if TYPE_CHECKING:
     from zray.node.daemon_machine import DaemonPorts, MemberShell
     from zray.node.environments.installer import Installer
     from zray.node.peers.entry import ClusterEntry
     from zray.node.processes.linux import Ended
+    from zray.node.running.rejoining import Rejoin
     from zray.node.running.scrape import ScrapeEndpoint
     from zray.store.transfer.exchange import HandoverProgress
     from zray.transport.mesh import Mesh
@@ -71,7 +67,7 @@ class Daemon:
     """The shell around DaemonMachine: sockets, processes, files, clocks."""
 
     def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: ClusterOptions,
-                 session_dir: str):
+                 session_dir: str, rejoin: Rejoin | None = None):
 
         from zray.node.processes.zygote import ZygoteLink, one_blas_thread
 
@@ -81,6 +77,8 @@ class Daemon:
         self.membership = membership
         self.session_dir = session_dir
         self.journal = Journal(session_dir)
+        self.before = rejoin  # the node that this process was before, which was declared dead
+        self.in_background = arguments.ready_fd >= 0 or rejoin is not None and rejoin.in_background
         self.shares_fate = arguments.fate_fd >= 0
         self.fate_fd = arguments.fate_fd
         self.parent = os.getppid()
@@ -93,7 +91,8 @@ class Daemon:
         one_blas_thread()
         _import_shared()
         self.zygote = ZygoteLink.fork(self.soft_limit, os.path.join(session_dir, "logs", "node.log"))
-        linux.set_niceness(os.getpriority(os.PRIO_PROCESS, 0) - DAEMON_PRIORITY)
+        self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        linux.set_niceness(self.niceness - DAEMON_PRIORITY)
         self._compose(offered)
 
     # ------------------------------------------------------------ the beginning
@@ -106,9 +105,9 @@ class Daemon:
 
         self._prepare()
         shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels, self.address,
-                         int(time.time() * 1000)) | {"IsHead": not self.membership.address}
+                         int(time.time() * 1000)) | {"IsHead": self.membership.began}
         self._enter_cluster(shown, offered)
-        name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
+        name_node(offered, shown["NodeManagerAddress"], first=self.membership.began)
         shown["Resources"] = offered.amounts()
         joined = None
         if self.entry is not None and self.membership.address:
@@ -150,6 +149,7 @@ class Daemon:
         self.ends = Ends()
         self.installer: Installer | None = None  # of runtime environments
         self.failed = False  # it ends without having been asked to
+        self.fenced = ""  # why it was declared dead
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -204,11 +204,14 @@ class Daemon:
         from zray.node.machine import NodePorts
         from zray.node.peers.object_handover import ObjectHandover
         from zray.node.processes.lines import Lines, LinesPorts
+        from zray.node.processes.memory_gauge import MemoryGauge
         from zray.node.processes.zygote import workers_environ
         from zray.node.running.checkpoint_files import DiskFiles
         from zray.node.running.logs import answer as answer_logs
         from zray.sched.node.local import LocalScheduler
 
+        memory = MemoryGauge(lambda: [worker.pid for worker in self.machine.pool.workers.values() if worker.pid],
+                             self.config.memory_limit_bytes)
         self.machine = node_machine(
             self.gcs, ordinal, node=shown, config=self.config, keep=offered.cpus,
             scheduler=lambda next_lease: LocalScheduler(
@@ -220,7 +223,8 @@ class Daemon:
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
                 logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
-                checkpoints=DiskFiles(self.session_dir)))
+                checkpoints=DiskFiles(self.session_dir),
+                read_memory=memory.read, memory_of=memory.held))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
@@ -276,7 +280,8 @@ class Daemon:
         return MemberShell(
             self.mesh, entry.hello, self.probes.begin, self.probes.end, entry.cluster, self.own_row,
             unfit=lambda peer, message: unfit(peer, message, options.insecure, warn), may_dial=entry.admit,
-            may_not_dial=entry.bar, warn=warn, settings=self.given)
+            may_not_dial=entry.bar, warn=warn, settings=self.given, mint=entry.mint,
+            rejoins=not self.shares_fate and self.config.rejoin_s > 0)
 
     def _serve_metrics(self) -> None:
         """Open the endpoint for Prometheus, if the settings say where."""
@@ -306,7 +311,8 @@ class Daemon:
         self.journal.note(f"node {self.node_id.hex()} starts: process {os.getpid()}{at}, zray "
                           f"{__version__}, Python {sys.version.split()[0]}, {has}")
         if joins:
-            self.journal.note(f"it joined a cluster, as the node with number {ordinal}")
+            again = f" again; it was node {self.before.node} before" if self.before is not None else ""
+            self.journal.note(f"it joined a cluster{again}, as the node with number {ordinal}")
 
     def _load_kernels(self, others: int) -> None:
         if self.config.kernels_at_start or others >= KERNELS_FROM_NODES:
@@ -335,7 +341,8 @@ class Daemon:
         return NodeSession(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
                        linux.start_time(os.getpid()), self.shares_fate, time.time(),
                        cluster=entry.cluster if entry else "", join=self.join_string,
-                       head=self.membership.head, name=self.membership.name, address=entry.address if entry else "",
+                       head=self.membership.head or self.membership.was_head, name=self.membership.name,
+                       address=entry.address if entry else "",
                        settings=self.given)
 
     # ------------------------------------------------------------ the loop
@@ -382,10 +389,21 @@ class Daemon:
         self.journal.note(f"this node has left ({why}); objects handed over: {handed.kept} "
                           f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)")
 
+    def rejoin(self) -> Rejoin:
+        """What the daemon that this process becomes has to know (DaemonMachine.ways_back)."""
+        from zray.node.running.rejoining import Rejoin
+
+        return Rejoin(self.node_id.hex(), self.fenced, self.core.ways_back, self.config.rejoin_s,
+                      time.monotonic() + self.config.rejoin_s, self.membership.began, self.in_background,
+                      self.niceness, self.soft_limit)
+
     def _fenced(self, reason: str, leaving: bool) -> None:
         if not leaving:  # else the process ends anyway
-            self.journal.note(f"this node was declared dead: {reason}; start it again to rejoin")
+            self.fenced = reason
             self.failed = True
+            self.journal.note(f"this node was declared dead: {reason}; "
+                              + ("its work ends, and it joins again as a new node" if self.core.ways_back else
+                                 "start it again to rejoin"))
 
     # ------------------------------------------------------------ effects
 
@@ -580,77 +598,10 @@ def _import_shared() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``zray-node``.  It exits with 0 after a request to end, else with 1 (2: unknown arguments)."""
-    arguments = parser().parse_args(argv)
-    daemon: Daemon | None = None
-    end_signal = ""
-    try:
-        with supervision.ends_early():
-            daemon = _start(arguments)
-    except supervision.EndSignal as signal_name:
-        end_signal = str(signal_name)
-    # the message of each is a sentence for the user
-    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:
-        print(f"zray-node: {join_secret.hide(str(error))}", file=sys.stderr, flush=True)
-    if daemon is None:
-        if end_signal:
-            print(f"zray-node: {end_signal} came before the node served", file=sys.stderr, flush=True)
-        os._exit(0 if end_signal else 1)  # a half-composed daemon has open sockets; they end with the process
-    _serve(daemon, arguments.ready_fd)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed by who started it
-            stream.flush()
-    os._exit(1 if daemon.failed else 0)  # all is closed: to take 400 modules apart would cost its driver 40 ms more
+    """Entry point of ``zray-node``."""
+    from zray.node.process import run
 
-
-def _start(arguments: argparse.Namespace) -> Daemon:
-    session_dir = ""
-    try:
-        linux.require()
-        refuse_slips(os.environ)
-        config = Config.load(json_map(arguments.config, "--config"))
-        offered = offer(arguments, config)
-        cluster = membership(arguments)
-        join_secret.forget_own()  # before the first fork
-        if cluster.head and arguments.fate_fd < 0 and not (arguments.new_cluster or arguments.session_dir):
-            sessions.refuse_second_cluster()
-        session_dir = sessions.create(arguments.session_dir)
-        return Daemon(arguments, config, offered, cluster, session_dir)
-    except BaseException:
-        if session_dir:
-            sessions.remove(session_dir)
-        raise
-
-
-def _serve(daemon: Daemon, ready_fd: int) -> None:
-    session = daemon.session()
-    code = 0
-    try:
-        if session.join:
-            write_private(os.path.join(daemon.session_dir, join_secret.FILE_NAME), session.join)
-        write_private(os.path.join(daemon.session_dir, "node.json"), session.to_json())
-        if not daemon.shares_fate:
-            write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
-                          os.path.basename(daemon.session_dir))
-        if ready_fd >= 0:
-            os.write(ready_fd, session.to_json().encode() + b"\n\n")
-            os.close(ready_fd)
-        else:
-            supervision.survive_closed_output()
-            print(session.introduction() if session.join else
-                  f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
-                  flush=True)
-        daemon.journal.open(take_output=ready_fd >= 0)  # its reader, our parent, has closed
-        sessions.sweep_logs(daemon.config.logs_sessions_max, daemon.config.logs_kept_s)
-        daemon.run()
-    except Exception as error:  # reported before anything is removed: drivers quote it
-        code = 1
-        daemon.core.stopping = "an error in zray itself"
-        daemon.journal.note(f"the node ends with an error: {error!r}", error)
-    finally:
-        daemon.close()
-    if code:
-        sys.exit(code)
+    run(argv)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,8 @@ class MemberShell(Ports):
     may_not_dial: Callable[[bytes], None]
     warn: Callable[[str], None]
     settings: dict[str, Any]  # that the nodes of the cluster were started with, for joining nodes
+    mint: Callable[[], str]  # a new join string of this node
+    rejoins: bool  # it joins again when it was declared dead
 
 
 class DaemonMachine:
@@ -124,6 +126,8 @@ class DaemonMachine:
         self.member: Member | None = None
         self.early = EarlyMessages()
         self.stopping = ""  # why it ends
+        self.ways_back: list[str] = []  # of a node that was declared dead and is to join again: by one of these
+        self._rejoins = membership is not None and membership.rejoins
         self.leaving: NodeDeparture | None = None
         self._asked_by: StopRequest | None = None  # the source of the request for the leave under way
         self._due: float | None = None  # the first deadline when the turn began
@@ -155,7 +159,7 @@ class DaemonMachine:
             ports.clock, ports.send, self.machine.cluster, self.machine.context.ends, gcs, links, membership.cluster_id,
             membership.settings, membership.own_row, membership.unfit, membership.may_dial,
             membership.may_not_dial, node_joined=self.machine.node_joined, node_leaves=self.machine.node_leaves,
-            node_ended=self.node_ended, warn=membership.warn))
+            node_ended=self.node_ended, warn=membership.warn, mint=membership.mint))
         return links, member
 
     def start(self, known: list[Row]) -> None:
@@ -313,6 +317,7 @@ class DaemonMachine:
         Requests of two sources count as one: a process that closes the session also sends SIGTERM,
         for daemons that hang.
         """
+        self.ways_back = []
         if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or (
                 self._asked_by is request):
             self.end(request.value)
@@ -328,7 +333,15 @@ class DaemonMachine:
         self.stopping = self.leaving.why
 
     def fence(self, reason: str) -> None:
-        """The cluster goes on without this node, and may have run the same work since: end at once."""
+        """The cluster goes on without this node, and may have run the same work since: end at once.
+
+        Its process may join again, as another node (``ways_back``): nothing of this one goes on.
+        """
+        if self._rejoins and self.leaving is None and self.member is not None:
+            self.ways_back = self.member.ways_back()
+        for driver in self.machine.jobs.by_driver:
+            if ids.same_node(driver, self.me):
+                self._ports.send(driver, m.NodeStanding(self.me, FENCED, reason))
         self._ports.fenced(reason, self.leaving is not None)
         self.stopping = f"this node was declared dead: {reason}"
 

@@ -45,12 +45,14 @@ from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
 from zray.node.leases.fences import FencePorts, Fences
 from zray.node.leases.local import LeasePorts, Leases
 from zray.node.leases.placements import Death, Placements
+from zray.node.leases.relief import MemoryRelief, ReliefPorts
 from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
 from zray.node.names_table import Names
 from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.peers.queries import ClusterQueries
 from zray.node.processes.ended import EndedWorkers
 from zray.node.processes.local import LocalProcesses
+from zray.node.processes.memory import Reading
 from zray.node.processes.pool import WorkerPool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
@@ -81,6 +83,8 @@ class NodePorts(Ports):
     epoch_s: float  # the time of day when the clock of this machine was 0, in seconds since 1970
     logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
     checkpoints: Files  # files of checkpoints
+    read_memory: Callable[[], Reading]
+    memory_of: Callable[[int], int]  # bytes that only this process holds
 
 
 class NodeMachine:
@@ -117,6 +121,9 @@ class NodeMachine:
         self._compose_jobs(names, ports)
         self._compose_leases(names, ports)
         scheduler.running = self.leases.running_names
+        self.relief = MemoryRelief(context, ReliefPorts(
+            config, self.pool, self.placements, self.scheduler, self.leases, self.actors, self.foreign, self.events,
+            read=ports.read_memory, held=ports.memory_of))
         self._compose_cluster(names, ports)
         self.handlers = _merged(
             self.queries.handlers,
@@ -235,6 +242,7 @@ class NodeMachine:
         self.leases.worker_ended(worker, death)
         if worker.actor:
             self.checkpoints.worker_ended(worker.actor)
+        self.relief.worker_gone(incarnation)
         self.counts["worker_deaths"] += worker.reason == ""
         exit_type, detail = self.ended_workers.add(worker, death, now)
         self.queries.process_ended(incarnation)
@@ -278,6 +286,7 @@ class NodeMachine:
         """Run the timers that are due."""
         self.context.now = now
         self.pool.tick(now)
+        self.relief.tick(now)
         for number, error in self.environments.overdue(now):
             self.leases.environment_settled(self.environments.failed(number, error, now))
         self.actors.tick(now)
@@ -296,7 +305,7 @@ class NodeMachine:
 
     def next_deadline(self) -> float | None:
         times = [self.pool.next_deadline(), self.environments.next_deadline(), self.actors.next_deadline(),
-                 self.bottom_up.deadline(),
+                 self.bottom_up.deadline(), self.relief.next_deadline(),
                  self.foreign.next_deadline(), self.actor_rows.next_deadline(), self.queries.next_deadline(),
                  self.groups.next_deadline(), self.unheld.next_deadline(), self.drivers.next_deadline(),
                  self.processes.next_deadline()]
@@ -313,6 +322,7 @@ class NodeMachine:
             self.pool.start_ahead(len(self.places.requests) - len(self.places.infeasible), now)
         self.fences.settle()
         self.processes.announce()
+        self.relief.settle(now)
 
     def refuse(self, peer: bytes, why: str) -> None:
         """A peer broke the protocol, as the shell has found."""
@@ -489,7 +499,8 @@ class NodeMachine:
         self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.environments, self.actors, self.foreign, self.actor_rows,
                      self.cluster, self.remote_leases, self.groups, self.jobs, self.events, self.metrics,
-                     self.placements, self.leases, self.places, self.checkpoints, self.unheld, self.fences):
+                     self.placements, self.leases, self.places, self.checkpoints, self.unheld, self.fences,
+                     self.relief):
             part.check()
         for actor in self.foreign.actors.values():
             assert not actor.worker or self.placements[actor.lease].actor == actor.id

@@ -44,6 +44,7 @@ class _Submitter(Protocol):
     def fail(self, task: Task, failure: list[Any]) -> None: ...
     def requeue(self, task: Any, *, charge: bool) -> None: ...
     def touch(self, key: Key) -> None: ...
+    def key_asking(self, key: Key, more: dict[str, int]) -> Key: ...
 
 
 class WorkerDeaths:
@@ -139,6 +140,8 @@ class WorkerDeaths:
             self._submitter.fail(task, crashed(task.fn.name, task.attempt, notice))
         else:
             self._submitter.failed.attempt(task, crashed(task.fn.name, task.attempt, notice), self._submitter.now)
+            if notice is not None and notice.ask:
+                task.key = self._submitter.key_asking(task.key, notice.ask)
             self._submitter.requeue(task, charge=True)
 
     def deadlines(self) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.base.causes import Cause
+from zray.base.exits import OUT_OF_MEMORY
 from zray.wire.messages import FAILED, WorkerDied
 
 
@@ -49,5 +50,6 @@ def crashed(name: str, attempt: int, notice: WorkerDied | None) -> list[Any]:
                    "reason": notice.reason, "log_tail": notice.log_tail, "log_file": notice.log_file}
     if notice is not None and notice.reason == Cause.GROUP_REMOVED.text:
         return [FAILED, "task_pg_removed", detail | {"reason": "while it ran"}]
-    kind = "oom" if notice is not None and notice.reason == "out of memory" else "worker_crashed"
-    return [FAILED, kind, detail]
+    if notice is not None and notice.reason.startswith(OUT_OF_MEMORY):
+        return [FAILED, "oom", detail | {"reason": notice.reason.removeprefix(OUT_OF_MEMORY).lstrip(": ")}]
+    return [FAILED, "worker_crashed", detail]

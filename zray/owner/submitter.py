@@ -107,6 +107,13 @@ class Submitter:
             self.by_number[record.number] = record
         return record
 
+    def key_asking(self, key: Key, more: dict[str, int]) -> Key:
+        """A like key that asks for at least ``more``; the same key in a placement group, whose bundles do not grow."""
+        demand = {**key.demand, **{name: max(amount, key.demand.get(name, 0)) for name, amount in more.items()}}
+        if demand == key.demand or key.strategy.get("kind") == "group":
+            return key
+        return self.key_for((key.number, *demand.items()), demand, key.env, key.strategy, key.name)
+
     def submit(self, task: Task) -> None:
         """Take a task whose ``deps`` and ``pins`` are set (and counted by this call)."""
         if task.pins is not None:

@@ -30,12 +30,13 @@ from zray.sim.liveness import Liveness
 from zray.sim.mesh import FrameNetwork, Wire
 from zray.sim.node import NodeSurroundings, SimNode
 from zray.sim.oracle import Oracle
-from zray.sim.plan import SIM_NODE_TIMEOUT_S, Plan
+from zray.sim.plan import OUTAGE_S, SIM_NODE_TIMEOUT_S, Plan
 from zray.sim.stores import SimStores
 from zray.sim.surroundings import Checked
 from zray.sim.worker import SimWorker
 
 GROUP_LEFT_S = 0.5  # longer than the last messages of a dead creator about its group are under way
+BEGIN_AGAIN_S = (0.05, 0.5)  # from the end of a node to the request of its process to join again
 HEAL_S = 60.0  # simulated time in which everything must be resolved after the network has healed
 MACHINE_CHECK_EVERY = 97  # turns of any process
 CHECK_EVERY = 300
@@ -56,6 +57,8 @@ class SimCluster:
         self.nodes: dict[bytes, SimNode] = {}  # whose daemons live
         self.drivers: list[SimDriver] = []
         self.nodes_made = 0
+        self.returning: list[bytes] = []  # nodes that were declared dead, and are about to begin again
+        self.returned: list[bytes] = []  # the nodes that these have become
         self._pids = 10_000
         self._turns = 0
         self._drivers_due = self.plan.drivers
@@ -65,11 +68,11 @@ class SimCluster:
         self.liveness = Liveness(self, self.disasters.is_well)
         common: dict[str, Any] = {
             "seed": seed, "plan": self.plan, "python": PYTHON + ".0", "wire": self.wire, "oracle": self.oracle,
-            "config": Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S), "stores": self.stores,
-            "stepped": self.stepped, "error": self._error, "serving": self.serving}
+            "config": Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S, memory_monitor_s=0.05),
+            "stores": self.stores, "stepped": self.stepped, "error": self._error, "serving": self.serving}
         self.around_nodes = NodeSurroundings(
-            **common, history=self.history, ready=self._node_ready, end=self.end_node, spawn=self._spawn,
-            kill=self._kill_worker)
+            **common, history=self.history, ready=self._node_ready, end=self.end_node, rejoin=self._rejoin,
+            spawn=self._spawn, kill=self._kill_worker)
         self.around_cores = CoreSurroundings(**common, crash=self.crash, leave=self._leave)
         for _ in range(self.plan.nodes):
             self.add_node()
@@ -102,12 +105,25 @@ class SimCluster:
 
     # ------------------------------------------------------------ processes come and go
 
-    def add_node(self) -> None:
+    def add_node(self, through: bytes = b"") -> SimNode:
         self.nodes_made += 1
-        through = next(iter(self.nodes), b"")
+        through = through or next(iter(self.nodes), b"")
         node = SimNode(self.around_nodes, self.nodes_made)
         self.nodes[node.incarnation] = node
         node.start(through)
+        return node
+
+    def _rejoin(self, before: SimNode, ways: list[bytes]) -> None:
+        """The process of that daemon executes another one."""
+        self.returning.append(before.incarnation)
+        self.net.call_at(self.net.now + self.net.random.uniform(*BEGIN_AGAIN_S), self._begin_again, before, ways)
+
+    def _begin_again(self, before: SimNode, ways: list[bytes]) -> None:
+        self.returning.remove(before.incarnation)
+        serving = {node.incarnation for node in self.serving()}
+        way = next((way for way in ways if way in serving), b"")
+        if way:  # else no node that it knew lives: it gives up
+            self.returned.append(self.add_node(way).incarnation)
 
     def _node_ready(self, node: SimNode) -> None:
         """It serves: drivers may come."""
@@ -127,7 +143,7 @@ class SimCluster:
         if not node.alive:
             return
         incarnation = worker_id[:8]
-        if self.net.random.random() < 0.02:
+        if self.net.random.random() < (0.02 if node.fork_delay == 1.0 else 0.3):
             node.run(self._spawned, node, worker_id, 0, "fork failed")
             return
         self._pids += 1
@@ -258,6 +274,12 @@ class SimCluster:
             self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
         for _ in range(self.plan.starved):
             self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, "starve")
+        for what, times in (("crowd", self.plan.crowds), ("stall", self.plan.stalls),
+                            ("squeeze", self.plan.squeezes)):
+            for _ in range(times):
+                self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
+        for _ in range(self.plan.outages):
+            self.net.call_at(random.uniform(0.05, OUTAGE_S), self.disasters.happen, "outage")
 
     def _kill_some_worker(self) -> None:
         if self.workers:

@@ -291,6 +291,7 @@ class Core(Process):
         tid = self.next_task_id()
         nret = programs.returns(program)
         needs, env = {"CPU": cpus * UNIT} if demand is None else demand, programs.env_of(program)
+        strategy = strategy if retries else {**strategy, "once": True}
         key = self.submitter.key_for((*needs.items(), *env, *strategy.values()), needs, env, strategy, program[0])
         blob = msgpack.packb(program[0])
         task = Task(tid, _function(program[0], blob), self._payload(program, nested), nret, key, retries)

@@ -13,12 +13,14 @@ from typing import Protocol
 from zray.base.ids import same_node
 from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
-from zray.sim.node import SimNode
+from zray.sim.core import Core
+from zray.sim.node import MEMORY_BYTES, SimNode
 from zray.sim.observed import Observed
-from zray.sim.plan import NODE_FAULTS, SIM_NODE_TIMEOUT_S
+from zray.sim.plan import DRAWN_APART, LATE_ONLY, NODE_FAULTS, SIM_NODE_TIMEOUT_S
 
 NODES_MAX = 8
 TRY_AGAIN_S = 0.05
+SLICE_S, WAIT_S = (0.001, 0.02), (0.01, 0.6)  # on a crowded machine: a turn's length, and the wait for the next one
 
 
 class EndNode(Protocol):
@@ -32,16 +34,18 @@ class Disasters:
     end_node      end the daemon of a node, and why; ``power``: its whole machine
     """
 
-    def __init__(self, cluster: Observed, add_node: Callable[[], None], end_node: EndNode) -> None:
+    def __init__(self, cluster: Observed, add_node: Callable[[], object], end_node: EndNode) -> None:
         self.cluster, self._add_node, self._end_node = cluster, add_node, end_node
         self.net = cluster.net
         self.stopped: dict[bytes, bool] = {}  # node -> whether all its processes are stopped too
         self.cut: set[tuple[bytes, bytes]] = set()
-        self.starved: set[bytes] = set()  # stopped nodes whose transport answers: they must not be declared dead
+        self.starved: set[bytes] = set()  # late nodes whose transport answers: they must not be declared dead
+        self.crowded: set[bytes] = set()  # of them those of which all processes are late
+        self.stalled: dict[bytes, bytes] = {}  # a driver or worker that stands still -> its node
         self._over = False
 
     def happen(self, what: str) -> None:
-        assert what in (*NODE_FAULTS, "starve"), f"{what!r} is no fault of a node"
+        assert what in (*NODE_FAULTS, *DRAWN_APART), f"{what!r} is no fault of a node"
         if self._over:
             return
         if what == "join":
@@ -49,6 +53,8 @@ class Disasters:
                 self._add_node()
             return
         choice = [node for node in self.cluster.serving() if self._may_hit(node, what)]
+        if what in ("crowd", "stall", "squeeze") and self.cluster.plan.nodes == 1:
+            choice = [node for node in self.cluster.serving() if self.is_well(node)]
         if not choice:
             if self.cluster.plan.far:  # such a run is about the death of a node
                 self.net.call_at(self.net.now + TRY_AGAIN_S, self.happen, what)
@@ -57,7 +63,7 @@ class Disasters:
             choice = [node for node in choice if self.cluster.stores.blocks.get(node.incarnation)] or choice
         node = self.net.random.choice(choice)
         self.net.trace("disaster", what, node.incarnation)
-        self.cluster.oracle.happened["node"] += what not in ("reset", "starve")
+        self.cluster.oracle.happened["node"] += what not in ("reset", "squeeze", *LATE_ONLY)
         if what in ("kill", "off"):
             self._end_node(node, what, power=what == "off")
         elif what == "leave":
@@ -66,6 +72,12 @@ class Disasters:
             self._stop(node, what == "freeze")
         elif what == "starve":
             self._starve(node)
+        elif what == "crowd":
+            self._crowd(node)
+        elif what == "stall":
+            self._stall(node)
+        elif what == "squeeze":
+            self._squeeze(node)
         else:
             self._cut(node, what)
 
@@ -74,6 +86,12 @@ class Disasters:
         self._over = True
         for name in list(self.stopped):
             self._continue(name)
+        for name in sorted(self.crowded):
+            self._disperse(name)
+        for node in self.cluster.serving():
+            self._relieve(node)
+        for name in list(self.stalled):
+            self._go_on(name)
         for pair in sorted(self.cut):
             self._mend([pair])
 
@@ -106,7 +124,8 @@ class Disasters:
             for shard, chain in enumerate(config.chains))
 
     def is_well(self, node: SimNode) -> bool:
-        return not (node.paused or node.is_leaving or node.gcs.fenced_because
+        return not (node.paused or node.incarnation in self.crowded or node.incarnation in self.stalled.values()
+                    or node.is_leaving or node.gcs.fenced_because
                     or node.incarnation in self.cluster.oracle.condemned or self._is_suspect(node)
                     or any(node.incarnation in pair for pair in self.cut))
 
@@ -139,6 +158,60 @@ class Disasters:
         seconds = SIM_NODE_TIMEOUT_S * self.net.random.uniform(0.5, LATE_MAX / 2)
         self.net.call_at(self.net.now + seconds, self._continue, node.incarnation)
 
+    def _crowd(self, node: SimNode) -> None:
+        """Each of its processes gets short slices with long waits between them; forks take long, and often fail."""
+        self.starved.add(node.incarnation)
+        self.crowded.add(node.incarnation)
+        node.fork_delay = self.net.random.uniform(10.0, 100.0)
+        self._share_cpu(node)
+        seconds = SIM_NODE_TIMEOUT_S * self.net.random.uniform(0.5, LATE_MAX / 2)
+        self.net.call_at(self.net.now + seconds, self._disperse, node.incarnation)
+
+    def _share_cpu(self, node: SimNode) -> None:
+        """Some of its processes wait for their next slice of the CPU from now on."""
+        if node.incarnation not in self.crowded or not node.alive:
+            return
+        random, now = self.net.random, self.net.now
+        for process in [node, *(core for core in self.cluster.cores.values() if core.host is node)]:
+            if not process.paused and random.random() < 0.8:
+                process.pause()
+                self.net.call_at(now + random.uniform(*WAIT_S), self._gets_slice, process)
+        self.net.call_at(now + random.uniform(*SLICE_S), self._share_cpu, node)
+
+    @staticmethod
+    def _gets_slice(process: SimNode | Core) -> None:
+        if process.paused:
+            process.resume()
+
+    def _disperse(self, name: bytes) -> None:
+        """The processes that wait still get their turns, one by one."""
+        self.crowded.discard(name)
+        self.starved.discard(name)
+        if name in self.cluster.nodes:
+            self.cluster.nodes[name].fork_delay = 1.0
+
+    def _stall(self, node: SimNode) -> None:
+        cores = [core for core in self.cluster.cores.values() if core.host is node and not core.paused]
+        if cores:
+            core = self.net.random.choice(cores)
+            core.pause()
+            self.stalled[core.incarnation] = node.incarnation
+            seconds = SIM_NODE_TIMEOUT_S * self.net.random.uniform(0.5, LATE_MAX / 2)
+            self.net.call_at(self.net.now + seconds, self._go_on, core.incarnation)
+
+    def _squeeze(self, node: SimNode) -> None:
+        self.cluster.oracle.happened["memory"] += 1
+        node.memory_used = MEMORY_BYTES
+        self.net.call_at(self.net.now + self._seconds(), self._relieve, node)
+
+    @staticmethod
+    def _relieve(node: SimNode) -> None:
+        node.memory_used = 0
+
+    def _go_on(self, name: bytes) -> None:
+        if self.stalled.pop(name, None) is not None and name in self.cluster.cores:
+            self.cluster.cores[name].resume()
+
     def _continue(self, name: bytes) -> None:
         if self.stopped.pop(name, None) is None or name not in self.cluster.nodes:
             return
@@ -152,7 +225,7 @@ class Disasters:
 
     def _cut(self, node: SimNode, what: str) -> None:
         others = [other.incarnation for other in self.cluster.nodes.values() if other is not node]
-        if what != "isolate":
+        if what not in ("isolate", "outage"):
             others = [self.net.random.choice(others)]
         if what == "reset":
             self.cluster.wire.reset(node.incarnation, others[0])
@@ -162,7 +235,8 @@ class Disasters:
         for pair in pairs:
             self.cut.add(pair)
             self.cluster.wire.part(*pair)
-        self.net.call_at(self.net.now + self._seconds(), self._mend, pairs)
+        seconds = SIM_NODE_TIMEOUT_S * self.net.random.uniform(1.5, 3.0) if what == "outage" else self._seconds()
+        self.net.call_at(self.net.now + seconds, self._mend, pairs)
 
     def _mend(self, pairs: list[tuple[bytes, bytes]]) -> None:
         for pair in pairs:

@@ -11,7 +11,7 @@ from zray.sim.observed import Observed
 def settled(cluster: Observed) -> bool:
     """Every node that lives has joined, knows exactly the others that live, and one configuration; none is leaving."""
     nodes = list(cluster.nodes.values())
-    if not nodes or not all(node.ready and not node.is_leaving for node in nodes):
+    if cluster.returning or not nodes or not all(node.ready and not node.is_leaving for node in nodes):
         return False
     names = {node.incarnation for node in nodes}
     return (len({node.gcs.config.generation for node in nodes}) == 1
@@ -21,6 +21,8 @@ def settled(cluster: Observed) -> bool:
 def of(cluster: Observed) -> list[str]:
     """What is left, in words."""
     unheard = cluster.stores.unheard()
+    if cluster.returning:
+        return [f"node {node!r} is to begin again" for node in cluster.returning]
     left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
             if not core.quiet() and not core.node_is_lost]
     for node in cluster.nodes.values():

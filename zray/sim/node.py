@@ -26,6 +26,7 @@ from zray.node.effects import InstallEnvironment, Kill, Spawn, Watch
 from zray.node.machine import NodePorts, no_logs
 from zray.node.peers.cluster import routed
 from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
+from zray.node.processes.memory import Reading
 from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import UNIT
 from zray.sim.files import MemoryFiles
@@ -36,6 +37,7 @@ from zray.wire import messages as m
 
 # Resources that only placement groups use: a scarce one, and one that is enough for a whole run.
 GEAR, SPACE = 3, 1000
+MEMORY_BYTES = 1 << 30  # of each node
 LOOK_PAUSE_S = 0.002  # a timer may be late by that
 JOIN_AGAIN_S = 1.0  # a node that gets no answer asks another one
 
@@ -53,6 +55,7 @@ class NodeSurroundings(SimSurroundings):
     serving: Callable[[], list[SimNode]]  # nodes that have joined and live
     ready: Callable[[SimNode], None]  # it has joined
     end: Callable[[SimNode, str], None]  # its process ends, and why
+    rejoin: Callable[[SimNode, list[bytes]], None]  # it has ended, and joins again through one of these nodes
     spawn: Callable[[SimNode, bytes, tuple[Any, ...]], None]  # a worker's id, and what it is started under
     kill: Callable[[SimNode, bytes], None]  # a worker
 
@@ -70,13 +73,16 @@ class SimNode(Process):
         self.config = around.config
         self.node_id = self.incarnation + bytes(NODE_SIZE - INCARNATION_SIZE - 1) + bytes((number,))
         self.cpus = around.plan.cpus
-        self.total = {"CPU": self.cpus * UNIT, "gear": GEAR * UNIT, "space": SPACE * UNIT}
+        self.total = {"CPU": self.cpus * UNIT, "gear": GEAR * UNIT, "space": SPACE * UNIT,
+                      "memory": MEMORY_BYTES * UNIT}
         self.own_row: dict[str, Any] = {
             "node_id": self.node_id, "endpoint": self.mesh.serve_tcp(), "name": "", "total": self.total,
             "labels": {}, "shown": {}}
         self.files = MemoryFiles()
         self.ready = False
         self.refused = ""
+        self.memory_used = 0  # of MEMORY_BYTES
+        self.fork_delay = 1.0  # how much longer than usual a fork takes
         self.watched: set[bytes] = set()  # drivers whose process this node watches
         self._workers_made = 0
         self._tick_at: float | None = None
@@ -142,7 +148,9 @@ class SimNode(Process):
                 attach=lambda incarnation, pid: {}, environ={}, store_report=dict, stored_bytes=int,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
                 free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs,
-                checkpoints=self.files))
+                checkpoints=self.files,
+                read_memory=lambda: Reading(self.memory_used, MEMORY_BYTES, "simulated"),
+                memory_of=lambda pid: MEMORY_BYTES // 8))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())
         self.ready = True
         self.core.start(joined.rows if joined is not None else [])
@@ -177,7 +185,7 @@ class SimNode(Process):
         return MemberShell(
             self.mesh, self.hello, self._probe, end_probe=lambda node: None, cluster_id="sim", own_row=self.own_row,
             unfit=lambda peer, message: "", may_dial=lambda row: None, may_not_dial=lambda node: None,
-            warn=lambda text: None, settings={})
+            warn=lambda text: None, settings={}, mint=self.incarnation.hex, rejoins=self.around.plan.rejoins)
 
     def _new_worker_id(self) -> bytes:
         self._workers_made += 1
@@ -210,6 +218,8 @@ class SimNode(Process):
         core.flush()
         if core.stopping:
             self.around.end(self, core.stopping)
+            if core.ways_back:
+                self.around.rejoin(self, [bytes.fromhex(join) for join in core.ways_back])
             return
         if core.gcs.has_news or self.net.now >= self._look_at:
             self._look()
@@ -239,7 +249,7 @@ class SimNode(Process):
 
     def _spawn(self, effect: Spawn) -> None:
         net, fork = self.net, effect.kind is None  # else Python starts again
-        seconds = net.random.uniform(0.001, 0.01) if fork else net.random.uniform(0.05, 0.2)
+        seconds = (net.random.uniform(0.001, 0.01) if fork else net.random.uniform(0.05, 0.2)) * self.fork_delay
         net.call_at(net.now + seconds, self.around.spawn, self, effect.worker, () if fork else effect.kind.env)
 
     def _install(self, effect: InstallEnvironment) -> None:

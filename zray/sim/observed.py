@@ -24,5 +24,6 @@ class Observed(Protocol):
     cores: dict[bytes, Core]
     nodes: dict[bytes, SimNode]
     nodes_made: int
+    returning: list[bytes]
 
     def serving(self) -> list[SimNode]: ...

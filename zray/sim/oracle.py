@@ -23,7 +23,7 @@ from zray.wire.messages import FAILED
 EXCUSES = {
     "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash", "node"), "owner_died": ("crash", "node"),
     "actor_died": ("crash", "kill", "node", "group"), "actor_unavailable": ("crash", "kill", "node", "group"),
-    "raylet_died": ("node",),
+    "raylet_died": ("node",), "oom": ("memory",),
     "task_pg_removed": ("group", "node"), "actor_pg_removed": ("group", "node"),  # a job ends with its driver's node
     "reconstruction": ("lost",), "reconstruction_attempts": ("lost",), "reconstruction_evicted": ("lost",),
     "object_lost": ("crash", "node"), "unschedulable": ("node",), "actor_unschedulable": ("node",),
@@ -45,7 +45,7 @@ class Oracle:
         self.programs: dict[bytes, list[Any]] = {}
         self.runs: dict[bytes, list[tuple[Any, int]]] = {}  # task -> [(worker, attempt), ...]
         self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0, "group": 0,
-                                         "lost": 0}
+                                         "lost": 0, "memory": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
         self.calls: dict[tuple[bytes, bytes, str], int] = {}  # (actor's worker, caller, group) -> last started
         self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> its worker

@@ -303,7 +303,7 @@ class Leases:
         self._context.send(placement.owner, m.WorkerDied(
             worker.incarnation, placement.lease, worker.pid, death.signal, death.exit_code,
             death.started if mine else 0, death.finished if mine else 0, worker.reason, death.log_tail,
-            self._log_for(placement.owner, death.log_file)))
+            self._log_for(placement.owner, death.log_file), worker.ask))
 
     def _log_for(self, reader: bytes, path: str) -> str:
         """The name of a log file of this node, for a reader that may be on another node."""

@@ -22,7 +22,8 @@ LEASE_BITS = 40  # lease numbers are unique in the cluster: the ordinal of the n
 class Placement:
     """Resources granted to an owner's key or to an actor, with or without a worker yet."""
 
-    __slots__ = ("actor", "assigned", "equipment", "key", "kind", "lease", "life", "owner", "since", "worker")
+    __slots__ = ("actor", "assigned", "charged", "equipment", "key", "kind", "lease", "life", "owner", "since",
+                 "worker")
 
     def __init__(self, lease: int, owner: bytes, key: int, actor: bytes, life: int, assigned: dict, kind: Kind,
                  now: float):
@@ -34,6 +35,7 @@ class Placement:
         self.assigned = assigned
         self.kind = kind
         self.since = now
+        self.charged = 0  # memory, in units, that it was charged for beyond its demand (zray.node.leases.relief)
         self.worker: WorkerRecord | None = None
         self.equipment: dict[str, Any] = {}  # what its worker takes on of a runtime environment, or {"error": text}
 

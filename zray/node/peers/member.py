@@ -5,6 +5,7 @@
     NodeLeave           that node leaves: nothing is placed there any more
     NodeRows            nodes that have a part in the control store, and are not in this node's copy of the table yet;
                         a node that leaves sends the rows that it knows
+    NodeTicket          a way back: a node that was declared dead, and is not, joins again through a node that it knew
     a link is refused   its process has ended: tell the control store; a node does not list our key: this node has
                         ended
 
@@ -26,11 +27,14 @@ from zray.gcs.configuration.control import FENCED, LEFT
 from zray.gcs.replica.tables import NODES, Change, unpack_record
 from zray.node.peers.cluster import PeerNodes
 from zray.sched.resources import UNITS_MAX
+from zray.transport.credentials import TICKET_S
 from zray.transport.curve import BadEndpoint, parse_endpoint
 from zray.wire import messages as m
 
 ADMIT_S = 15.0  # by then a joining node gets the reason why the control store does not admit it; before it gives up
 UNKNOWN_NODES_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
+RENEW_TICKET_S = TICKET_S / 2  # the other nodes always have a ticket that is good for as long again
+JOIN_CHARS_MAX = 4096  # of a join string, which has about 250
 PYTHON_RELEASE = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -87,6 +91,7 @@ class MemberPorts(Ports):
     node_leaves: Callable[[bytes, float], None]
     node_ended: Callable[[bytes, str], None]
     warn: Callable[[str], None]
+    mint: Callable[[], str]  # a new join string of this node
 
 
 class Member:
@@ -100,10 +105,12 @@ class Member:
         # their endpoints refuse connections, and the table does not have that yet
         self.suspected_nodes: set[bytes] = set()
         self._ask_rows_at: float | None = None
+        self._ticket, self._renew_at = "", 0.0  # the join string that the others have, and when it is replaced
+        self._ways_back: dict[bytes, str] = {}  # live nodes -> their join strings
         self._admitting: dict[bytes, float] = {}  # joining nodes -> when to send them the reason why they cannot join
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows,
-            m.NodeLeave.CODE: self._node_leave}
+            m.NodeLeave.CODE: self._node_leave, m.NodeTicket.CODE: self._node_ticket}
 
     def start(self, known: list[Row]) -> None:
         """The daemon is composed: watch the nodes table.  ``known`` are the rows that came with NodeJoined."""
@@ -133,6 +140,29 @@ class Member:
             self._ports.warn(f"node {peer.hex()} refuses this one: {message.refused}")
         else:
             self._ports.links.welcomed(peer)
+            if peer in self._cluster.peers:
+                self._ports.send(peer, m.NodeTicket(self._current_ticket()))
+
+    # ------------------------------------------------------------ the way back
+
+    def ways_back(self) -> list[str]:
+        """Join strings of the nodes that this one believes alive, for when it was declared dead."""
+        return list(self._ways_back.values())
+
+    def _node_ticket(self, peer: bytes, message: m.NodeTicket) -> None:
+        if peer in self._cluster.peers and len(message.join) <= JOIN_CHARS_MAX:
+            self._ways_back[peer] = message.join
+
+    def _current_ticket(self) -> str:
+        if not self._ticket:
+            self._ticket, self._renew_at = self._ports.mint(), self._ports.clock() + RENEW_TICKET_S
+        return self._ticket
+
+    def _renew_ticket(self, now: float) -> None:
+        if self._ticket and self._renew_at <= now:
+            self._ticket = ""
+            for peer in sorted(self._cluster.peers):
+                self._ports.send(peer, m.NodeTicket(self._current_ticket()))
 
     # ------------------------------------------------------------ ends
 
@@ -223,12 +253,14 @@ class Member:
     # ------------------------------------------------------------ time
 
     def next_deadline(self) -> float | None:
-        times = [self._ports.links.next_deadline(), self._ask_rows_at, *self._admitting.values()]
+        renew_at = self._renew_at if self._ticket else None
+        times = [self._ports.links.next_deadline(), self._ask_rows_at, renew_at, *self._admitting.values()]
         return min((when for when in times if when is not None), default=None)
 
     def tick(self, now: float) -> None:
         self._ports.links.tick(now)
         self._give_up(now)
+        self._renew_ticket(now)
         if self._ask_rows_at is not None and self._ask_rows_at <= now:
             self.ask_for_unknown_nodes()
 
@@ -256,6 +288,7 @@ class Member:
     def _ended(self, incarnation: bytes, reason: str) -> None:
         self.leavers.discard(incarnation)
         self.suspected_nodes.discard(incarnation)
+        self._ways_back.pop(incarnation, None)
         self._ports.node_ended(incarnation, reason)
 
     def _alive(self, row: Row) -> None:

@@ -49,8 +49,9 @@ class LocalProcesses:
                 "pid": job.pid if job is not None else 0, "job": job.number if job is not None else 0}
 
     def that_know_others(self) -> list[bytes]:
+        """Processes that hear of ends: also workers that leave, which stay while others hold their objects."""
         return self._drivers() + [w.incarnation for w in self._pool.workers.values()
-                                  if w.kind is not None and w.state not in (State.STARTING, State.EXITING)]
+                                  if w.kind is not None and w.state is not State.STARTING and not w.reason]
 
     def _drivers(self) -> list[bytes]:
         return [job.driver for job in self._jobs.by_driver.values() if self._context.is_mine(job.driver)]

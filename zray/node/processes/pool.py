@@ -96,8 +96,8 @@ def why_not_started(kind: Kind, last_words: str, equipping: bool) -> str:
 class WorkerRecord:
     """One worker process."""
 
-    __slots__ = ("actor", "asked", "blocked", "broken", "endpoint", "hangs", "id", "incarnation", "kind", "launched_s",
-                 "lease", "pid", "raised", "ready_s", "reason", "since", "state")
+    __slots__ = ("actor", "ask", "asked", "blocked", "broken", "endpoint", "hangs", "id", "incarnation", "kind",
+                 "launched_s", "lease", "pid", "raised", "ready_s", "reason", "since", "state")
 
     def __init__(self, worker_id: bytes, now: float):
         self.id = worker_id
@@ -113,6 +113,7 @@ class WorkerRecord:
         self.broken = False  # it only raises why its environment could not be set up, and serves one lease
         self.hangs = False  # it is STARTING, and the pool does not count on it any more
         self.reason = ""  # why the node ended it, for WorkerDied
+        self.ask: dict[str, int] = {}  # resources that its task should ask for when it runs again, see WorkerDied
         self.asked = ""  # why the node asked it to end
         self.raised = ""  # the text of the exception that the constructor of its actor raised
         self.launched_s, self.ready_s = now, 0.0

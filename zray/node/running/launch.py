@@ -22,6 +22,7 @@ from zray.node.running.session import NodeSession
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
+SERVING_AGAIN_S = 0.05  # how often to look whether a node has joined its cluster again
 ERROR_BYTES_MAX = 1 << 16
 
 
@@ -54,6 +55,7 @@ class NodeOptions:
     node_ip_address: str = ""  # that it shows as its own; '' for the machine's
     env_vars: dict[str, str] = field(default_factory=dict)  # of the node and its workers, over the starter's
     new_cluster: bool = False  # a second cluster on this machine is intended
+    rejoin: str = field(default="", repr=False)  # a state of zray.node.running.rejoining
 
     def arguments(self) -> list[str]:
         """As arguments of zray-node, without the join string: every user can read the arguments of a process."""
@@ -247,10 +249,11 @@ def spawn_node(options: NodeOptions) -> Starting:
 def become_node(options: NodeOptions) -> NoReturn:
     """Replace this process by a daemon in the foreground: its signals, its exit code and its death are the node's."""
     arguments = []
-    if options.address:
-        handle = join_secret.descriptor(options.address)
-        os.set_inheritable(handle, True)
-        arguments = ["--address-fd", str(handle)]
+    for option, secret in (("--address-fd", options.address), ("--rejoin-fd", options.rejoin)):
+        if secret:
+            handle = join_secret.descriptor(secret)
+            os.set_inheritable(handle, True)
+            arguments += [option, str(handle)]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [*_command(), *arguments, *options.arguments()], join_secret.without_secrets(os.environ))
@@ -303,7 +306,7 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
         if named is None or not named.alive():
             raise ConnectionError(f"no zray node of this user runs in {address!r}")
         found = named
-    return NodeHandle(found, child=False)
+    return NodeHandle(_serving(found), child=False)
 
 
 def running_cluster() -> NodeHandle | None:
@@ -314,7 +317,22 @@ def running_cluster() -> NodeHandle | None:
     """
     own = sessions.of_ancestors()
     found = own[0] if own else _of_the_one_cluster(False) if sessions.started_clusters() else None
-    return NodeHandle(found, child=False) if found is not None else None
+    return NodeHandle(_serving(found), child=False) if found is not None else None
+
+
+def _serving(session: NodeSession) -> NodeSession:
+    """That session once it serves: its node may just join its cluster again.  ConnectionError when it does not."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    found: NodeSession | None = session
+    while found is not None and found.rejoins and found.alive():
+        if time.monotonic() > deadline:
+            raise ConnectionError(f"the node in {session.place()} was declared dead by its cluster, and has not joined "
+                                  f"it again within {START_TIMEOUT_S:g} s: see {session.session_dir}/logs/node.log")
+        time.sleep(SERVING_AGAIN_S)
+        found = sessions.read(session.session_dir)
+    if found is None or found.rejoins:
+        raise ConnectionError(f"the node in {session.session_dir} was declared dead by its cluster, and has ended")
+    return found
 
 
 def _of_the_one_cluster(asks: bool) -> NodeSession:

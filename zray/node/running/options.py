@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from zray.base.addresses import machine_address
 from zray.base.config import STORE_BYTES_MIN, Config
+from zray.base.memory_linux import memory_bytes
 from zray.gcs.configuration.admission import NAME_CHARS_MAX
 from zray.node.running import join_secret
 from zray.sched.resources import CPU, GPU, MEMORY, NODE_PREFIX, OBJECT_STORE_MEMORY, UNIT, units
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--node-name", default="", help="a name that no other node of the cluster has")
     group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
     group.add_argument("--gcs-dir", default="", help="keep the control store in this directory over restarts")
+    out.add_argument("--rejoin-fd", type=int, default=-1, help="join again, as the state in this descriptor says")
     out.add_argument("--address-fd", type=int, default=-1, help="read the join string from this descriptor")
     out.add_argument("--fate-fd", type=int, default=-1, help="end when this pipe or the parent process does")
     out.add_argument("--ready-fd", type=int, default=-1, help="where to write node.json when the node serves")
@@ -90,6 +92,12 @@ class ClusterOptions:
     insecure: bool
     gcs_dir: str
     one_port: bool = False
+    was_head: bool = False  # it joins again the cluster that it began
+
+    @property
+    def began(self) -> bool:
+        """Whether the cluster began with this node."""
+        return not self.address or self.was_head
 
     @property
     def alone(self) -> bool:
@@ -142,6 +150,7 @@ def offer(arguments: argparse.Namespace, config: Config) -> Offer:
     if not store:
         store = min(int(memory * STORE_SHARE), shm_bytes())
     memory = max(0, memory - store) if arguments.memory is None else _bytes(arguments.memory, "--memory")
+    memory = min(memory, config.memory_limit_bytes or memory)
     amounts: dict[str, Any] = {CPU: cpus, GPU: gpus, MEMORY: memory, OBJECT_STORE_MEMORY: store}
     for name, amount in json_map(arguments.resources, "--resources").items():
         if name in (CPU, GPU):
@@ -201,19 +210,6 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         pass  # no control group version 2 here
     return count
-
-
-def memory_bytes() -> int:
-    """Memory of the machine or, where smaller, of the control group."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            limit = file.read().strip()
-        if limit != "max":
-            total = min(total, int(limit))
-    except (OSError, ValueError):
-        pass
-    return total
 
 
 def shm_bytes() -> int:

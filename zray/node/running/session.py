@@ -67,7 +67,7 @@ def create(session_dir: str = "") -> str:
             raise SessionError(f"the session directory {session_dir!r} is too long: sockets in it would have paths of "
                                f"more than {SOCKET_PATH_MAX} bytes")
         found = read(session_dir)
-        if found is not None and found.alive():
+        if found is not None and found.alive() and found.pid != os.getpid():  # itself: it joins its cluster again
             raise SessionError(f"a node runs in the session directory {session_dir!r} already (pid {found.pid}): name "
                                "another one, or end that node with `zray stop --session-dir`")
         _private(session_dir)
@@ -170,6 +170,7 @@ class NodeSession:
     name: str = ""
     address: str = ""  # host:port of the node's TCP endpoint
     settings: dict[str, Any] = field(default_factory=dict)  # that it was started with, or its cluster
+    rejoins: bool = False  # it was declared dead, and does not serve until it has joined again
 
     def alive(self) -> bool:
         """Whether exactly that process runs: (pid, start time) names it."""

@@ -36,6 +36,7 @@ def ends_early() -> Iterator[None]:
 
     for number in end_signals():
         signal.signal(number, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, end_signals())  # a daemon that begins again has held them back
     yield
 
 

@@ -10,6 +10,7 @@ from zray.sched.view import ClusterView
 
 # Strategy of a share on a node that a global scheduler chose: the node only checks its own room.
 HERE = {"kind": "local"}
+HERE_ONCE = {**HERE, "once": True}  # of work that may not run again
 # Changes of the view gather this long before lanes look at it again: a twentieth of the gossip interval.
 LANE_LOOK_S = 0.005
 
@@ -171,7 +172,9 @@ class SpillbackLane:
 
     def strategy_at(self, node: bytes, home: bytes) -> dict:
         """The strategy for the chosen node's LocalScheduler."""
-        return self.strategy if node == home or self.strategy.get("kind") == "group" else HERE
+        if node == home or self.strategy.get("kind") == "group":
+            return self.strategy
+        return HERE_ONCE if self.strategy.get("once") else HERE
 
     def account(self, entry: SpillbackEntry) -> bool:
         """Bring the lane's sums up to date with the entry; True when the number that waits has changed."""

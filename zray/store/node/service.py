@@ -21,6 +21,7 @@ from typing import Any
 from zray.base import os_linux
 from zray.base.config import Config
 from zray.base.ends import Ends
+from zray.base.memory_linux import memory_bytes
 from zray.store.header import Headers
 from zray.store.node import ownerless, views
 from zray.store.node.ownerless import OwnerlessObject
@@ -87,7 +88,7 @@ def choose_capacity(asked: int) -> int:
     RuntimeError when that is less than a store needs.
     """
     free = os_linux.shm_free_bytes()
-    capacity = asked or min(os_linux.memory_bytes() * 3 // 10, free * 8 // 10)
+    capacity = asked or min(memory_bytes() * 3 // 10, free * 8 // 10)
     if capacity < CAPACITY_BYTES_MIN or free < CAPACITY_BYTES_MIN:
         raise RuntimeError(
             f"the object store needs at least {CAPACITY_BYTES_MIN:,} bytes; asked for {asked:,} (0: choose), and "

@@ -194,3 +194,10 @@ class NodeRows(Message):
 
     asks: bool
     rows: list
+
+
+@message(214)
+class NodeTicket(Message):
+    """Node -> node: a join string of the sender, a secret.  A node that was declared dead joins again by it."""
+
+    join: str

@@ -80,6 +80,7 @@ class WorkerDied(Message):
     reason: str  # "" | "killed by zray: ..." | "out of memory" ...
     log_tail: str
     log_file: str = ""  # where the rest of the log is
+    ask: dict = {}  # resources, in units, that its task should ask for at least when it runs again
 
 
 @message(27)

@@ -98,7 +98,7 @@ class MachineNode:
         self.machine = NodeMachine(
             incarnation=NODE, node={"NodeID": "n"}, names=self.names,
             scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000, "memory": 10_000 << 30}, node=NODE),
-            config=Config(**settings), keep=cpus, ports=NodePorts(
+            config=Config(**{"memory_monitor_s": 0.0, **settings}), keep=cpus, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
                 free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles(),

@@ -161,7 +161,7 @@ def out_of_memory(node):
 
 
 def test_a_leased_worker_is_killed_and_its_owner_hears_why_and_how_much_to_ask_for():
-    node = MachineNode()
+    node = MachineNode(memory_monitor_s=0.25)
     node.driver()
     node.want()
     [grant] = only(node.bring_up(), m.LeaseGrant)
@@ -176,7 +176,7 @@ def test_a_leased_worker_is_killed_and_its_owner_hears_why_and_how_much_to_ask_f
 
 
 def test_work_that_may_not_run_again_is_spared():
-    node = MachineNode()
+    node = MachineNode(memory_monitor_s=0.25)
     node.driver()
     node.want(key=1)
     first, = only(node.bring_up(), m.LeaseGrant)
@@ -187,7 +187,7 @@ def test_work_that_may_not_run_again_is_spared():
 
 
 def test_an_actor_without_restarts_is_spared_and_one_with_restarts_is_not():
-    node = MachineNode(cpus=3)
+    node = MachineNode(cpus=3, memory_monitor_s=0.25)
     node.driver()
     for number, restarts in enumerate((1, 0, 0)):
         actor = b"%d" % number * 16
@@ -200,7 +200,7 @@ def test_an_actor_without_restarts_is_spared_and_one_with_restarts_is_not():
 
 
 def test_those_that_stay_are_charged_for_what_they_hold_so_that_what_ended_waits_for_it():
-    node = MachineNode()
+    node = MachineNode(memory_monitor_s=0.25)
     node.driver()
     node.want(key=1)
     stays, = only(node.bring_up(), m.LeaseGrant)
@@ -219,7 +219,7 @@ def test_those_that_stay_are_charged_for_what_they_hold_so_that_what_ended_waits
 
 
 def test_an_idle_node_does_not_wake_up_to_look():
-    node = MachineNode()
+    node = MachineNode(memory_monitor_s=0.25)
     assert node.machine.relief.next_deadline() is None
     node.driver()
     node.want()

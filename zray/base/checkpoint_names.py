@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 CHECKPOINT_FOLDER = "checkpoints"
-UNFINISHED = ".part"  # behind the name of a file that is being written
+PARTIAL = ".part"  # behind the name of a file that is being written
 
 
 def file_name(actor: bytes, life: int, start: int) -> str:

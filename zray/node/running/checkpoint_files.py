@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from zray.base.checkpoint_names import CHECKPOINT_FOLDER, UNFINISHED
+from zray.base.checkpoint_names import CHECKPOINT_FOLDER, PARTIAL
 
 
 class DiskFiles:
@@ -19,7 +19,7 @@ class DiskFiles:
             found = os.listdir(self._folder)
         except FileNotFoundError:  # no actor has checkpoints
             return []
-        return sorted({name.removesuffix(UNFINISHED) for name in found if name.startswith(prefix)})
+        return sorted({name.removesuffix(PARTIAL) for name in found if name.startswith(prefix)})
 
     def size(self, file: str) -> int:
         try:
@@ -39,20 +39,20 @@ class DiskFiles:
         path = self._path(file)
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            with open(path + UNFINISHED, "r+b" if offset else "wb", buffering=0) as target:
+            with open(path + PARTIAL, "r+b" if offset else "wb", buffering=0) as target:
                 target.seek(offset)
                 left = memoryview(data)
                 while left:
                     left = left[target.write(left):]
             if last:
-                os.rename(path + UNFINISHED, path)
+                os.rename(path + PARTIAL, path)
         except OSError:
             self.remove(file)
             return False
         return True
 
     def remove(self, file: str) -> None:
-        for name in (file, file + UNFINISHED):
+        for name in (file, file + PARTIAL):
             with contextlib.suppress(OSError):
                 os.unlink(self._path(name))
 

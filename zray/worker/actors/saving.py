@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import GeneratorType
 from typing import Any, BinaryIO
 
-from zray.base.checkpoint_names import CHECKPOINT_FOLDER, UNFINISHED, file_name
+from zray.base.checkpoint_names import CHECKPOINT_FOLDER, PARTIAL, file_name
 from zray.handles.options import STREAMING
 from zray.values.pickler import Pickler
 from zray.wire.messages import FAILED
@@ -167,7 +167,7 @@ class Saving:
         name = file_name(self._life.id, self._life.number, taken.start)
         folder = self._settings.get("dir")
         place: dict[str, Any] = {"url": f"{folder.rstrip('/')}/{name}"} if folder else {"file": name}
-        unfinished = {key: value + UNFINISHED for key, value in place.items()}
+        unfinished = {key: value + PARTIAL for key, value in place.items()}
         if "file" in place:
             os.makedirs(os.path.join(self._session_dir, CHECKPOINT_FOLDER), mode=0o700, exist_ok=True)
         try:
@@ -232,7 +232,7 @@ class Saving:
         path = self._path(place)
         if "://" in path:
             files, target = _fsspec().core.url_to_fs(path)
-            files.mv(target + UNFINISHED, target)
+            files.mv(target + PARTIAL, target)
         else:
             os.rename(self._path(unfinished), path)
 

@@ -202,10 +202,9 @@ class Submitter:
         self.net.send(link.peer, PushTasks(lease.number, first, wire))
 
     def send_function(self, link: WorkerLink, fn: Function) -> None:
-        if fn.key not in link.functions:
+        if fn.blob is not None and fn.key not in link.functions:  # without a blob the worker reads the control store
             link.functions.add(fn.key)
-            if fn.blob is not None:  # else the worker reads it from the control store
-                self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
+            self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
 
     def feed(self, lease: Lease) -> None:
         """Push tasks to an open lease, up to its run-ahead, when at most half of that is in flight."""

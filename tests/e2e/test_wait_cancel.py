@@ -270,8 +270,8 @@ def test_two_threads_may_wait_with_the_same_list_of_unready_references(gate):
 def test_a_cancelled_async_call_cancels_the_calls_and_tasks_below_it_if_asked(recursive, tmp_path):
     @ray.remote
     def nap():
-        (tmp_path / "runs").touch()
         try:
+            (tmp_path / "runs").touch()
             time.sleep(600)
         except KeyboardInterrupt:
             (tmp_path / "nap").touch()

@@ -143,7 +143,8 @@ class Saving:
         except Exception as error:
             traceback.print_exc()
             with executor.loop.lock:
-                logged.lose(f"its checkpoint cannot be made: {type(error).__name__}: {error}")
+                logged.lose(f"its checkpoint cannot be made: {type(error).__name__}: {error}. Give its class "
+                            "__zray_save__(), which returns what to keep, and __zray_restore__(state)")
                 executor.loop.kick()
             return
         with executor.loop.lock:

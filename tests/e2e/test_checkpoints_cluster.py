@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.e2e.target import ray, until
-from tests.e2e.test_checkpoints import kill, saved
+from tests.e2e.target import exceptions, ray, until
+from tests.e2e.test_checkpoints import Ledger, kill, saved
 
 pytestmark = pytest.mark.zray_only
 
@@ -34,6 +34,33 @@ def test_an_actor_moves_with_its_state_when_its_node_dies(grow, tmp_path, folder
     assert ray.get(actor.add.remote("last")) == 46
     until(lambda: ray.get(actor.node.remote()) != victim.node_id)  # its process ends some time after its node
     assert ray.get(actor.all.remote())[:-1] == ["x" * 100_000 + str(i) for i in range(45)]
+
+
+def test_a_large_result_that_is_lost_with_its_node_is_not_made_by_a_second_call(grow):
+    class Wide(Ledger):
+        def large(self, entry):
+            self.entries.append(entry)
+            return bytes([entry]) * 200_000
+
+        def copied(self, entry):
+            return ray.put(self.large(entry), durability=2)
+
+        def items(self, count):
+            for entry in range(count):
+                yield self.large(entry)
+
+    cluster = grow({"num_cpus": 1}, X, X)
+    actor = saved(Wide, checkpoint_interval=2, **NEEDS_X).remote()
+    large, copied = [actor.large.remote(i) for i in range(3)], [actor.copied.remote(i) for i in range(3, 6)]
+    items = list(actor.items.options(num_returns="streaming").remote(3))
+    ray.wait(large + copied, num_returns=6, fetch_local=False)
+    copied = ray.get(copied)
+    os.kill(home_of(actor, cluster).pid, signal.SIGKILL)
+    for ref in large + items:
+        with pytest.raises(exceptions.ObjectReconstructionFailedError, match="counts once"):
+            ray.get(ref)
+    assert [value[0] for value in ray.get(copied)] == [3, 4, 5]
+    assert ray.get(actor.all.remote()) == [0, 1, 2, 3, 4, 5, 0, 1, 2]
 
 
 def test_a_detached_actor_keeps_its_state_when_its_home_dies_and_when_its_process_dies_later(grow):

@@ -331,6 +331,27 @@ def test_the_result_of_a_call_is_made_again_while_its_actor_lives_and_has_retrie
     owner.submitter.check()
 
 
+@pytest.mark.parametrize("retries", [-1, 3, 0])
+def test_the_result_of_a_call_of_an_actor_with_checkpoints_is_not_made_again(retries):
+    owner = LosingOwner()
+    calls = ActorCalls(NODE, owner, owner.refs, owner.submitter)
+    link = calls.link_for(b"a" * 16, "A")
+    calls.on_actor_state(NODE, m.ActorState(b"a" * 16, ALIVE, 0, OTHER, "ipc://actor", {"checkpoints": True}))
+    task = Task(b"c" * 24, Function(b"", b"", "method"), b"", 1, None, retries)
+    task.entry = owner.refs.own(task.tid + b"\1\0\0\0", task)
+    owner.expected[task.entry.oid] = b"value"
+    calls.submit(link, task)
+    calls.pump()
+    calls.on_logged_done(OTHER, m.LoggedDone(b"a" * 16, 0, [1, owner.wire(task.entry.oid, True)], [1], []))
+    assert owner.read(task.entry) == b"value"
+    owner.lose(task.entry)
+    assert "each call counts once" in str(owner.error(task.entry))
+    calls.pump()
+    assert len(owner.to(OTHER, m.PushLogged)) == 1  # its effect is in the state already
+    calls.check()
+    owner.submitter.check()
+
+
 def test_the_result_of_a_call_of_a_dead_actor_is_not_made_again():
     owner = LosingOwner()
     calls = ActorCalls(NODE, owner, owner.refs, owner.submitter)

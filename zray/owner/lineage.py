@@ -35,6 +35,9 @@ NO_RETRIES: Why = ("reconstruction", "its task must not run a second time (max_r
 ATTEMPTS: Why = ("reconstruction_attempts", "")
 EVICTED: Why = ("reconstruction_evicted", "")
 ACTOR: Why = ("reconstruction", "an actor call made it, and must not run a second time (max_task_retries=0)")
+COUNTS_ONCE: Why = (
+    "reconstruction", "a call of an actor with checkpoints made it, and each call counts once in the actor's state; "
+                      "return a reference from put(x, durability=2) to keep a copy on a second node")
 ACTOR_DEAD: Why = ("reconstruction", "a call of an actor made it, and the actor is dead")
 UNFINISHED: Why = ("reconstruction", "its generator has not ended")
 CANCELLED: Why = ("reconstruction", "its task was cancelled")
@@ -282,7 +285,9 @@ def is_stored(value: Any) -> bool:
 
 
 def why_not(task: Task) -> Why:
-    """Why this task cannot run again; NO_REASON when it can."""
+    """Why this task, whose result was delivered, cannot run again; NO_REASON when it can."""
+    if task.key is None and task.lease is not None and task.lease.log is not None:
+        return COUNTS_ONCE  # the actor's state has the call, however many retries it has left
     if task.retries == 0:
         return ATTEMPTS if task.attempt else NO_RETRIES if task.key is not None else ACTOR
     if task.cancelling and task.stream is not None:  # any other task that was cancelled has no result, or a whole one

@@ -12,6 +12,7 @@ from zray.base.ids import group_id
 from zray.base.ports import changed
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts, no_logs
+from zray.node.processes.memory import Reading
 from zray.sched.node.bundles import BundleState
 from zray.sched.node.local import LocalScheduler
 from zray.sched.view import ClusterView
@@ -82,7 +83,8 @@ class GroupClusterNode:
             scheduler=LocalScheduler(total, node=self.me), config=Config(), keep=1, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
-                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles()))
+                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles(),
+                read_memory=lambda: Reading(0, 1 << 30, "a test"), memory_of=lambda pid: 0))
         groups = self.machine.groups
         groups.ports = changed(groups.ports, cluster_view=self.view, node_id=bytes.hex)
         self._tick_at: float | None = None

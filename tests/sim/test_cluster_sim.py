@@ -24,7 +24,7 @@ from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle
 from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, OUTAGE_S, SIM_NODE_TIMEOUT_S, Plan
 
-SEEDS = 500  # `python -m fuzz.sim_cluster --seeds 500:10000` runs more
+SEEDS = 300  # `python -m fuzz.sim_cluster --seeds 300:10000` runs more
 TWICE = 60  # of them
 SEEDS_A_TEST = 20
 ROOT = Path(__file__).parents[2]

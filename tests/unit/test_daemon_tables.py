@@ -10,10 +10,10 @@ from zray.sim.cluster import SimCluster
 from zray.sim.plan import Plan
 from zray.wire import messages as m
 
-# The stores of a simulated cluster are one: nothing is granted, restored, pulled or copied there.
+# The stores of a simulated cluster are one: nothing is granted, restored, kept, pulled or copied there.
 ONLY_IN_THE_PRODUCT = {
     "Chunk", "CopyGone", "CopyMade", "DropCopies", "KeepCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject",
-    "PullRefused", "PullWait", "StorePull", "StoreRestore", "StoreSurrender", "StoreWant"}
+    "PullRefused", "PullWait", "StoreKeep", "StorePull", "StoreRestore", "StoreSurrender", "StoreWant"}
 
 
 def test_a_simulated_daemon_handles_every_message_as_the_product_does_but_those_of_the_object_store():

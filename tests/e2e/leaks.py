@@ -74,17 +74,20 @@ def _descriptors() -> Counter[str]:
 
 
 def only_logs(session_dir: str) -> bool:
-    """What may stay of a session that has ended: log files in which there is something."""
+    """What may stay of a session that has ended: log files in which there is something.
+
+    Or an empty directory: a daemon that is killed while it deletes old logs leaves one, and a later sweep takes it.
+    """
     logs = os.path.join(session_dir, "logs")
-    if not os.path.exists(session_dir):
-        return True
     try:
+        if not os.listdir(session_dir):
+            return True
         with os.scandir(logs) as entries:
             return os.listdir(session_dir) == ["logs"] and all(
                 entry.is_file(follow_symlinks=False) and entry.stat().st_size and LOG_FILE.fullmatch(entry.name)
                 for entry in entries)
     except FileNotFoundError:
-        return False
+        return not os.path.exists(session_dir)
 
 
 def _segments(pid: int) -> set[str]:

@@ -76,8 +76,7 @@ def _descriptors() -> Counter[str]:
 def only_logs(session_dir: str) -> bool:
     """What may stay of a session that has ended: log files in which there is something.
 
-    Or an empty directory, which a later sweep takes. One was seen; a daemon killed while it deletes old logs may have
-    left it.
+    Or an empty directory: a daemon that is killed while it deletes old logs leaves one, and a later sweep takes it.
     """
     logs = os.path.join(session_dir, "logs")
     try:

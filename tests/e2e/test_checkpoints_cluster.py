@@ -9,12 +9,19 @@ import pytest
 
 from tests.e2e.target import exceptions, ray, until
 from tests.e2e.test_checkpoints import Ledger, kill, saved
+from zray.base.checkpoint_names import CHECKPOINT_FOLDER, PARTIAL
 
 pytestmark = pytest.mark.zray_only
 
 
 X = {"num_cpus": 1, "resources": {"x": 2}}
 NEEDS_X = {"num_cpus": 0, "resources": {"x": 0.5}}
+
+
+def newest_start(session_dir):
+    """The number of calls in the newest whole checkpoint there; 0 for none."""
+    found = os.listdir(os.path.join(session_dir, CHECKPOINT_FOLDER))
+    return max((int(name.rpartition("-")[2]) for name in found if not name.endswith(PARTIAL)), default=0)
 
 
 def home_of(actor, cluster):
@@ -74,7 +81,7 @@ def test_a_detached_actor_keeps_its_state_when_its_home_dies_and_when_its_proces
     ray.init(address=first.session_dir, namespace="test")
     found = ray.get_actor("kept")
     assert ray.get(found.add.remote(25)) == 26
-    until(lambda: int(max(os.listdir(os.path.join(place.session_dir, "checkpoints")))[-8:]) >= 26)
+    until(lambda: newest_start(place.session_dir) >= 26)
     kill(found)
     assert ray.get(found.all.remote()) == list(range(26))
     ray.kill(found)

@@ -77,9 +77,9 @@ class FakeNames:
     def list_groups(self, then):
         then(list(self.groups.items()))
 
-    def adopt_group(self, group, old, new, then):
+    def swap_group(self, group, old, new, then):
         self.groups[group] = new
-        then(group, new)
+        then(True, new)
 
 
 class MachineNode:

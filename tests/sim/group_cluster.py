@@ -60,10 +60,11 @@ class GroupRows:
     def list_groups(self, then):
         then(list(self.rows.items()))
 
-    def adopt_group(self, group, old, new, then):
-        if self.rows.get(group) == old:
+    def swap_group(self, group, old, new, then):
+        now = self.rows.get(group)
+        if now == old:
             self.rows[group] = new
-            then(group, new)
+        then(now == old, self.rows.get(group))
 
 
 class GroupClusterNode:

@@ -29,7 +29,8 @@ class AdoptingNode(Parts):
         super().__init__(PEER, *others)
         self.cluster.node_ended(PEER, "by a test")
         self.take()
-        self.rows, self.swapped, self.wins = [], [], True
+        self.rows, self.swapped = [], []
+        self.changed = []  # what the row has become by the time of a swap, swap after swap
         self.names.actors_of = lambda homes, then: then([(ACTOR, row, b"packed") for row in self.rows])
         self.names.swap_actor = self._swap
         self.table = ActorTable(self, self.context.emit, lambda: self.context.now)
@@ -40,7 +41,8 @@ class AdoptingNode(Parts):
 
     def _swap(self, actor, packed, row, then):
         self.swapped.append(row)
-        then(self.wins)
+        now = self.changed.pop(0) if self.changed else row
+        then(now is row, (now, b"changed") if now is not None else None)
 
     def record(self, actor, then=None): ...  # of the table
 
@@ -94,9 +96,27 @@ def test_other_actors_end_and_their_names_are_free(world):
     assert not world.names.names and not world.table.actors
 
 
-def test_a_row_that_another_node_has_changed_is_left_alone(world):
-    world.wins = False
-    assert not world.dies(row(), row(is_detached=False)) and not world.table.actors
+@pytest.mark.parametrize("now", [row(home=THIRD), row(state="DEAD"), None])
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_row_that_another_node_has_changed_is_left_alone(world, now, detached):
+    world.changed = [now]
+    assert not world.dies(row(is_detached=detached)) and not world.table.actors
+    assert len(world.swapped) == 1
+
+
+def test_the_last_writes_of_the_dead_home_come_between_the_reading_and_the_adoption(world):
+    worker = THIRD[:4] + b"wrk1"
+    world.changed = [row(worker), row(worker, restarts_left=0)]
+    assert world.dies(row()) == ["homes_changed"]
+    assert world.take() == [(THIRD, AdoptActor(ACTOR, worker))]
+    assert world.swapped[-1] == row(worker, restarts_left=0, home=NODE)
+
+
+def test_the_last_writes_of_the_dead_home_come_between_the_reading_and_the_end(world):
+    world.names.names["n", "x"] = ACTOR
+    world.changed = [row(is_detached=False, pid=5)]
+    assert not world.dies(row(is_detached=False))
+    assert [written["state"] for written in world.swapped] == ["DEAD", "DEAD"] and not world.names.names
 
 
 def test_the_dead_stay_dead(world):

@@ -58,9 +58,13 @@ class GcsNames:
 
         self._client.list_prefix(ACTORS, listed)
 
-    def swap_actor(self, actor: bytes, packed: bytes, row: dict[str, Any], then: Callable[[bool], None]) -> None:
-        self._client.compare_and_set(ACTORS + actor, packed, pack_record(row),
-                                     lambda call: then(not call.error and call.value[0]))
+    def swap_actor(self, actor: bytes, packed: bytes, row: dict[str, Any],
+                   then: Callable[[bool, tuple[dict[str, Any], bytes] | None], None]) -> None:
+        def done(call: Call) -> None:
+            swapped, now = (False, None) if call.error else call.value
+            then(swapped, (unpack_record(now), now) if now is not None else None)
+
+        self._client.compare_and_set(ACTORS + actor, packed, pack_record(row), done)
 
     def find_node(self, node: bytes, then: Callable[[dict[str, Any] | None], None]) -> None:
         """``then(row)`` of the node with that incarnation; None when this cluster never had it."""
@@ -109,7 +113,6 @@ class GcsNames:
     def list_groups(self, then: Callable[[list[tuple[bytes, dict[str, Any]]]], None]) -> None:
         self._client.list_groups(lambda call: then(call.value or []))
 
-    def adopt_group(self, group: bytes, old: dict[str, Any], new: dict[str, Any],
-                    then: Callable[[bytes, dict[str, Any]], None]) -> None:
-        """Write ``new`` if the row is still ``old``, and only then call ``then(group, new)``."""
-        self._client.replace_group(group, old, new, lambda call: then(group, new) if call.value else None)
+    def swap_group(self, group: bytes, old: dict[str, Any], new: dict[str, Any],
+                   then: Callable[[bool, dict[str, Any] | None], None]) -> None:
+        self._client.swap_group(group, old, new, lambda call: then(*((False, None) if call.error else call.value)))

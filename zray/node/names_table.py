@@ -25,8 +25,9 @@ class Names(Protocol):
     def actors_of(self, homes: Container[bytes], then: Callable[[list[tuple[bytes, dict, bytes]]], None]) -> None:
         """``[(actor, row, packed row), ...]`` of all actors whose home is one of these."""
 
-    def swap_actor(self, actor: bytes, packed: bytes, row: dict, then: Callable[[bool], None]) -> None:
-        """Replace the row if it still is ``packed``; ``then(swapped)``."""
+    def swap_actor(self, actor: bytes, packed: bytes, row: dict,
+                   then: Callable[[bool, tuple[dict, bytes] | None], None]) -> None:
+        """Replace the row if it still is ``packed``; ``then(swapped, (row, packed row) as it is now)``."""
 
     def find_node(self, node: bytes, then: Callable[[dict | None], None]) -> None:
         """``then(row)`` with the row of an incarnation in the nodes table; None when there is none."""
@@ -50,4 +51,5 @@ class Names(Protocol):
 
     def list_groups(self, then: Callable[[list[tuple[bytes, dict]]], None]) -> None: ...
 
-    def adopt_group(self, group: bytes, old: dict, new: dict, then: Callable[[bytes, dict], None]) -> None: ...
+    def swap_group(self, group: bytes, old: dict, new: dict, then: Callable[[bool, dict | None], None]) -> None:
+        """Replace the row if it still is ``old``; ``then(swapped, row as it is now)``."""

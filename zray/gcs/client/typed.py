@@ -135,9 +135,11 @@ class TypedTables:
     def record_group(self, group: bytes, record: dict[str, Any] | None, done: Done = None) -> Call:
         return self._record(GROUPS + group, record, done)
 
-    def replace_group(self, group: bytes, old: dict[str, Any], new: dict[str, Any], done: Done = None) -> Call:
-        """value: whether the record still was ``old``, and is ``new`` now."""
-        return self._swap(GROUPS + group, tables.pack_record(old), tables.pack_record(new), done)
+    def swap_group(self, group: bytes, old: dict[str, Any], new: dict[str, Any], done: Done = None) -> Call:
+        """value: (whether the record was ``old`` and is ``new`` now, the record now or None)."""
+        key = GROUPS + group
+        return self._issue([tables.COMPARE_AND_SET, key, tables.pack_record(old), tables.pack_record(new)], key, done,
+                           lambda r: (r[0], _record_in(r[1])))
 
     def get_group(self, group: bytes, done: Done = None) -> Call:
         return self._unpacked(GROUPS + group, done)
@@ -202,7 +204,7 @@ class TypedTables:
         return self.delete(key, done) if record is None else self.put(key, tables.pack_record(record), done)
 
     def _unpacked(self, key: bytes, done: Done) -> Call:
-        return self._issue([tables.GET, key], key, done, lambda r: None if r[0] is None else tables.unpack_record(r[0]))
+        return self._issue([tables.GET, key], key, done, lambda r: _record_in(r[0]))
 
     def _records(self, table: bytes, done: Done) -> Call:
         return self._listed(table, lambda key, value: (key[len(table):], tables.unpack_record(value)), done)
@@ -211,6 +213,10 @@ class TypedTables:
         listed = Call([tables.LIST, prefix], lambda items: [row(key, value) for key, value in items])
         self.list_prefix(prefix, lambda call: listed.complete(call.error, call.value), values=values)
         return listed.then(done) if done is not None else listed
+
+
+def _record_in(value: bytes | None) -> dict[str, Any] | None:
+    return None if value is None else tables.unpack_record(value)
 
 
 def _text(scope: tuple[str, bytes]) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Actors whose home node has died: another node adopts them.  Pure.
 
 The lowest live node reads the rows of the dead node's actors and writes each anew by
-compare-and-set.  So two nodes that both take themselves for the lowest do no harm:
+compare-and-set.  So two nodes that both take themselves for the lowest do no harm.  The last writes of
+the dead node may come between the reading and the writing: then the row is looked at again.
 
     detached       this node becomes the home.  An actor that lives on another node: AdoptActor to that
                    node.  One that lived on the dead node, or was not up yet, is handled as if its worker
@@ -36,6 +37,9 @@ class ActorAdoptionPorts(Ports):
     learn_job: Callable[[int, bytes, dict[str, Any]], None]  # (number, driver, config): a job that may be unknown here
 
 
+_Adoption = tuple[dict[str, Any], Callable[[], None]]  # the new row, and what to do once it is written
+
+
 class ActorAdoption:
     """See the module's docstring."""
 
@@ -53,45 +57,55 @@ class ActorAdoption:
 
     def _found(self, rows: list[tuple[bytes, dict[str, Any], bytes]], death: dict[str, Any]) -> None:
         for actor, row, packed in rows:
-            if row["state"] == DEAD:
-                continue
-            if row["is_detached"] and row.get("spec"):
-                self._take_over(actor, row, packed, death)
-            else:
-                self._end(actor, row, packed, death)
+            self._found_one(actor, row, packed, death)
 
-    def _take_over(self, actor: bytes, row: dict[str, Any], packed: bytes, death: dict[str, Any]) -> None:
+    def _found_one(self, actor: bytes, row: dict[str, Any], packed: bytes, death: dict[str, Any]) -> None:
+        """Its row as it was read last."""
+        if row["state"] == DEAD or row["home"] not in self._context.ends.nodes:
+            return
+        take = self._take_over if row["is_detached"] and row.get("spec") else self._end
+        new, then = take(actor, row, death)
+
+        def swapped(mine: bool, now: tuple[dict[str, Any], bytes] | None) -> None:
+            if mine:
+                then()
+            elif now is not None:
+                self._found_one(actor, *now, death)
+
+        self._ports.names.swap_actor(actor, packed, new, swapped)
+
+    def _take_over(self, actor: bytes, row: dict[str, Any], death: dict[str, Any]) -> _Adoption:
         ports = self._ports
 
-        def swapped(mine: bool) -> None:
-            if not mine or actor in ports.actors.actors:
+        def adopted() -> None:
+            if actor in ports.actors.actors:
                 return
-            adopted = ports.actors.adopt(actor, row, self._context.now)
+            known = ports.actors.adopt(actor, row, self._context.now)
             if row.get("job"):  # after the actor is known, for which the job is kept
-                ports.learn_job(adopted.job, *row["job"])
-            lives_on = node_of(adopted.worker) if adopted.worker else b""
+                ports.learn_job(known.job, *row["job"])
+            lives_on = node_of(known.worker) if known.worker else b""
             if lives_on in ports.cluster.peers:
-                self._context.send(lives_on, AdoptActor(actor, adopted.worker))
+                self._context.send(lives_on, AdoptActor(actor, known.worker))
             elif lives_on == self._context.me:
                 ports.lives_here(actor)
-            elif adopted.worker:
-                ports.actors.worker_died(actor, adopted.worker, death)
+            elif known.worker:
+                ports.actors.worker_died(actor, known.worker, death)
             else:
-                ports.place(adopted)
+                ports.place(known)
             ports.homes_changed()
 
-        ports.names.swap_actor(actor, packed, {**row, "home": self._context.me}, swapped)
+        return {**row, "home": self._context.me}, adopted
 
-    def _end(self, actor: bytes, row: dict[str, Any], packed: bytes, death: dict[str, Any]) -> None:
+    def _end(self, actor: bytes, row: dict[str, Any], death: dict[str, Any]) -> _Adoption:
         names = self._ports.names
         cause = {"kind": "owner_died", "reason": f"the process that created it was on a node that is gone "
                                                  f"({death['reason']})"}
         ended = {**row, "state": DEAD, "death_cause": cause, "worker": b"", "endpoint": "", "pid": 0, "spec": None}
 
-        def swapped(mine: bool) -> None:
-            if mine and row["name"]:
+        def written() -> None:
+            if row["name"]:
                 names.release(row["ray_namespace"], row["name"], actor)
-            if mine and row.get("checkpoints"):
+            if row.get("checkpoints"):
                 self._ports.drop_checkpoints(actor)
 
-        names.swap_actor(actor, packed, ended, swapped)
+        return ended, written

@@ -163,8 +163,19 @@ class GroupService:
 
     def _adopt(self, rows: list[tuple[bytes, dict[str, Any]]]) -> None:
         for group, row in rows:
-            if row["home"] in self._ended_nodes and row["state"] != "REMOVED" and group not in self.table.groups:
-                self.ports.names.adopt_group(group, row, {**row, "home": self.me}, self._adopted)
+            self._adopt_one(group, row)
+
+    def _adopt_one(self, group: bytes, row: dict[str, Any]) -> None:
+        """Become the home of that group if its home is dead; ``row``: its row as it was read last."""
+        def swapped(mine: bool, now: dict[str, Any] | None) -> None:
+            if mine:
+                self._adopted(group, new)
+            elif now is not None:  # the last writes of the dead home came in between, or another node has adopted it
+                self._adopt_one(group, now)
+
+        if row["home"] in self._ended_nodes and row["state"] != "REMOVED" and group not in self.table.groups:
+            new = {**row, "home": self.me}
+            self.ports.names.swap_group(group, row, new, swapped)
 
     def _adopted(self, group: bytes, row: dict[str, Any]) -> None:
         """This node is the home now: the control store has written it."""

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from zray.base.causes import Cause
-from zray.sched.cluster.spillback import Spillback
+from zray.sched.cluster.spillback import GRANTED, Spillback
 from zray.sched.cluster.spillback_effects import (
     Ask,
     Offers,
@@ -164,7 +164,7 @@ class SpillbackMachine(RuleBasedStateMachine):
             self.back[node].append((who, self.lease))
 
     @precondition(lambda self: any(world.owes for world in self.at.values()))
-    @rule(data=st.data(), cause=st.sampled_from([Cause.RESOURCES_BUSY, Cause.INFEASIBLE, Cause.WORKER_STARTING]))
+    @rule(data=st.data(), cause=st.sampled_from([Cause.RESOURCES_BUSY, Cause.INFEASIBLE, *GRANTED]))
     def node_says_why_not(self, data, cause) -> None:
         owing = sorted(at for at, world in self.at.items() if world.owes and at[0] != HOME)
         if owing:

@@ -133,6 +133,22 @@ def test_another_node_adopts_the_groups_of_a_dead_home_and_nothing_moves():
     cluster.check_settled()
 
 
+def test_the_last_row_of_a_dead_home_comes_between_the_reading_and_the_adoption():
+    cluster = GroupCluster(8, 3, CALM)
+    home, *_ = cluster.live
+    group = cluster.create(home, cpus(1, 1), "SPREAD", detached=True)
+    cluster.net.run_until(0.5)
+    written = dict(cluster.names.rows[group])
+    listing = cluster.names.list_groups
+    cluster.names.list_groups = lambda then: listing(
+        lambda rows: then([(key, {**row, "state": "PENDING", "nodes": [b"", b""]}) for key, row in rows]))  # older ones
+    cluster.kill(home)
+    cluster.net.run_until(6.0)
+    row = cluster.names.rows[group]
+    assert row["home"] != home.me and row["state"] == "CREATED" and written["state"] == "CREATED"
+    cluster.check_settled()
+
+
 def test_a_removal_that_was_passed_on_to_a_home_already_dead_is_not_lost():
     for asks in range(2):  # the node that adopts the group, or another one; neither has heard of the group before
         cluster = GroupCluster(8, 3, CALM)

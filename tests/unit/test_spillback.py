@@ -8,7 +8,7 @@ import pytest
 
 from zray.base.causes import Cause
 from zray.sched.cluster.bottom_up import BottomUpScheduler, SchedulerMessage
-from zray.sched.cluster.spillback import LINK_BYTES_S, SPILL_PATIENCE_S
+from zray.sched.cluster.spillback import GRANTED, LINK_BYTES_S, SPILL_PATIENCE_S
 from zray.sched.cluster.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 from zray.sched.node.local import Grant, LocalScheduler, Status
 from zray.wire import messages as m
@@ -126,12 +126,13 @@ def test_a_node_that_does_not_answer_loses_the_share_after_a_while():
     assert (node, 0) in wants(effects) and node not in home.shares()
 
 
-def test_a_node_whose_worker_starts_keeps_the_share():
+@pytest.mark.parametrize("cause", GRANTED)
+def test_a_node_that_prepares_a_worker_keeps_the_share(cause):
     home = Home()
     home.want(3)
     (node,) = home.shares()
-    home.it.status_elsewhere(node, OWNER, 1, Cause.WORKER_STARTING, "", home.now)
-    assert (Cause.WORKER_STARTING, "") in statuses(home.step(10 * SPILL_PATIENCE_S))
+    home.it.status_elsewhere(node, OWNER, 1, cause, "", home.now)
+    assert (cause, "") in statuses(home.step(10 * SPILL_PATIENCE_S))
     assert home.shares() == {node: 1}
 
 

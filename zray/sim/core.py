@@ -385,7 +385,7 @@ class Core(Process):
         task.retry_errors = programs.retried_errors(program)
         if program[0] in ("flaky", "fixed", "dynamic") and task.retry_errors and task.retries >= 0:
             task.retries = max(task.retries, program[3][-1])
-        elif program[0] == "raise" and task.retries < 0 and task.retry_errors:
+        if programs.always_raises(program) and task.retries < 0 and task.retry_errors:
             task.retries = 2
 
     def _payload(self, program: list[Any], nested: list[Ref]) -> bytes:

@@ -13,6 +13,7 @@ from typing import Protocol
 from zray.base.ids import same_node
 from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
+from zray.gcs.replica.tables import ACTORS, GROUPS, PUT
 from zray.sim.core import Core
 from zray.sim.node import MEMORY_BYTES, SimNode
 from zray.sim.observed import Observed
@@ -20,6 +21,7 @@ from zray.sim.plan import DRAWN_APART, LATE_ONLY, NODE_FAULTS, SIM_NODE_TIMEOUT_
 
 NODES_MAX = 8
 TRY_AGAIN_S = 0.05
+LAST_WORDS_S, LAST_WORDS_TRIES = 0.0005, 500  # how often, and how many times, to look for a node that writes
 SLICE_S, WAIT_S = (0.001, 0.02), (0.01, 0.6)  # on a crowded machine: a turn's length, and the wait for the next one
 
 
@@ -44,7 +46,7 @@ class Disasters:
         self.stalled: dict[bytes, bytes] = {}  # a driver or worker that stands still -> its node
         self._over = False
 
-    def happen(self, what: str) -> None:
+    def happen(self, what: str, tries: int = 0) -> None:
         assert what in (*NODE_FAULTS, *DRAWN_APART), f"{what!r} is no fault of a node"
         if self._over:
             return
@@ -61,6 +63,12 @@ class Disasters:
             return
         if self.cluster.plan.far:
             choice = [node for node in choice if self.cluster.stores.blocks.get(node.incarnation)] or choice
+        if what in ("kill", "off") and self.cluster.plan.last_words:
+            speaking = [node for node in choice if self._is_writing(node)]
+            if not speaking and tries < LAST_WORDS_TRIES:
+                self.net.call_at(self.net.now + LAST_WORDS_S, self.happen, what, tries + 1)
+                return
+            choice = speaking or choice
         node = self.net.random.choice(choice)
         self.net.trace("disaster", what, node.incarnation)
         self.cluster.oracle.happened["node"] += what not in ("reset", "squeeze", *LATE_ONLY)
@@ -128,6 +136,12 @@ class Disasters:
                     or node.is_leaving or node.gcs.fenced_because
                     or node.incarnation in self.cluster.oracle.condemned or self._is_suspect(node)
                     or any(node.incarnation in pair for pair in self.cut))
+
+    @staticmethod
+    def _is_writing(node: SimNode) -> bool:
+        """Whether the control store has not answered what it has written about an actor or a group."""
+        calls = node.gcs.client.open_calls()
+        return any(call.op[0] == PUT and call.op[1].startswith((ACTORS, GROUPS)) for call in calls)
 
     def _is_suspect(self, node: SimNode) -> bool:
         """Whether the deciding node has not heard it for so long that it may still be declared dead."""

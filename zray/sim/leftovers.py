@@ -79,11 +79,13 @@ def of_jobs(cluster: Observed) -> list[str]:
     return left
 
 
-def rows(cluster: Observed) -> dict[bytes, bytes]:
-    """What the control store holds, at its tail."""
-    config = next(iter(cluster.nodes.values())).gcs.config
+def rows(cluster: Observed, tables: tuple[bytes, ...] = (b"",)) -> dict[bytes, bytes]:
+    """What the control store holds in these tables, at its tails that live."""
+    config = max((node.gcs.config for node in cluster.serving()), key=lambda config: config.generation)
     found: dict[bytes, bytes] = {}
     for shard, chain in enumerate(config.chains):
-        replica = cluster.nodes[chain.tail].gcs.replicas[shard]
-        found.update({key: row.value for key, row in replica.state.tables.rows.items()})
+        tail = cluster.nodes.get(chain.tail)
+        replica = tail.gcs.replicas.get(shard) if tail is not None else None
+        if replica is not None:
+            found.update({key: row.value for key, row in replica.state.tables.rows.items() if key.startswith(tables)})
     return found

@@ -4,6 +4,8 @@ Every CHECK_EVERY_S the audit tests each waiting want, actor and placement group
 reach have room for it?  If the answer is yes at each test for MET_S_MAX, an event was forgotten: a node joined, a
 resource became free, a group got its places or a lease ended, and no machine looked again.
 
+A detached actor or a group whose home is dead waits as well: for the node that is to become its home.
+
 The bound is a gossip interval, round trips with frames that are lost and sent again, and a turn.  A node that was cut
 off can be reached again when all frames that the cut lost have been sent again.  Requests under way count too, because
 a message without an answer, or rounds without end, look the same.
@@ -14,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from zray.gcs.replica.tables import ACTORS, GROUPS, unpack_record
 from zray.node.groups.records import Group
 from zray.sched.cluster import packing
 from zray.sched.cluster.spillback_lanes import SpillbackEntry
 from zray.sched.node.claims import group_of
 from zray.sched.view import ClusterView
+from zray.sim import leftovers
 from zray.sim.describe import describe
 from zray.sim.failure import Violation
 from zray.sim.node import SimNode
@@ -74,6 +78,20 @@ class Liveness:
                 for group in table.unplaced:
                     if self._is_answered(table.groups[group], names) and self._fits(table.groups[group], view):
                         yield home.incarnation, "group", group, table.groups[group].state
+        yield from self._orphans(serving)
+
+    def _orphans(self, serving: list[SimNode]) -> Iterator[Any]:
+        """Actors and groups that still have a dead home, while every node knows that it is dead."""
+        if not serving or not all(self._is_well(node) for node in serving):
+            return
+        known = set.intersection(*(set(node.machine.context.ends.nodes) for node in serving))
+        known = {node for node in known if all(node not in other.machine.cluster.peers for other in serving)}
+        if not known or not all(node is other or self._reach(node, other) for node in serving for other in serving):
+            return
+        for key, value in leftovers.rows(self.cluster, (ACTORS, GROUPS)).items():
+            row = unpack_record(value)
+            if row["home"] in known and row["state"] not in ("DEAD", "REMOVED"):
+                yield "a dead home", key, row["home"]
 
     # ------------------------------------------------------------ nodes
 

@@ -253,7 +253,8 @@ class SimNode(Process):
         net.call_at(net.now + seconds, self.around.spawn, self, effect.worker, () if fork else effect.kind.env)
 
     def _install(self, effect: InstallEnvironment) -> None:
-        self.later(self.net.random.uniform(0.01, 0.1), self._installed, effect.number, {})
+        slow = self.net.random.random() < 0.3  # of packages, by far
+        self.later(self.net.random.uniform(0.01, 2.0 if slow else 0.1), self._installed, effect.number, {})
 
     def _installed(self, number: int, equipment: dict[str, Any]) -> None:
         self.machine.environment_installed(number, equipment, {}, self.net.now)

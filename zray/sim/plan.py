@@ -62,6 +62,7 @@ class Plan:
     whys: bool = False  # drivers ask why objects are pending
     checkpoints: float = 0.0  # part of the steps that use actors with checkpoints
     rejoins: bool = False  # a node that was declared dead and is not joins again, as another node
+    last_words: bool = False  # nodes die just when they write the row of an actor or a group
     storm: int = 0  # placement groups that each of some tasks creates, uses and removes
 
     @classmethod
@@ -94,7 +95,7 @@ class Plan:
             storm=random.choice((0, 0, 1, 2, 4)), maps=Random(f"maps {seed}").random() < 0.4,
             whys=Random(f"whys {seed}").random() < 0.3, generators=Random(f"generators {seed}").random() < 0.3,
             checkpoints=0.3 * (Random(f"checkpoints {seed}").random() < 0.4),
-            rejoins=Random(f"rejoins {seed}").random() < 0.7,
+            rejoins=Random(f"rejoins {seed}").random() < 0.7, last_words=Random(f"last words {seed}").random() < 0.5,
             stored=far or Random(f"stored {seed}").random() < 0.6, loses=loses, far=far,
             transfers=far or Random(f"transfers {seed}").random() < 0.5,
             starved=0 if one else Random(f"starved {seed}").choice((0, 0, 1, 2)))

@@ -128,6 +128,12 @@ def items(program: list[Any], deps: list[Any]) -> list[Any]:
     return [*(mix(x, i, *deps) for i in range(made)), *[FAILS] * (until == ALWAYS)]
 
 
+def always_raises(program: list[Any]) -> bool:
+    """Whether each attempt raises; a generator with fewer items than returns does."""
+    kind, parts = program[0], program[3]
+    return kind == "raise" or kind == "fixed" and parts[1] < parts[0]
+
+
 def retried_errors(program: list[Any]) -> bool | list[str]:
     """The retry_exceptions of a task: some that raise are retried in vain, some retry another exception only."""
     kind, x = program[:2]

@@ -76,9 +76,12 @@ class ActorRecovery:
 
     def checkpointed(self, actor: Actor, message: SaveCheckpoint) -> None:
         """The present life has a new checkpoint, or says so again."""
-        worker, place = actor.worker, message.place
-        former, actor.checkpoint = actor.checkpoint, {**place, "start": message.start}
-        actor.checkpoint_nodes |= set(place.get("holders", ()))
+        worker, place, former = actor.worker, message.place, actor.checkpoint
+        holders = set(place.get("holders", ()))
+        if former is not None and former.get("file") == place.get("file"):
+            holders |= set(former.get("holders", ()))  # announced again, it may have been copied to another node
+        actor.checkpoint = {**place, "start": message.start, **({"holders": sorted(holders)} if holders else {})}
+        actor.checkpoint_nodes |= holders
 
         def stored() -> None:
             self._emit(Send(worker, CheckpointSaved(message.actor, message.life, message.start)))

@@ -30,8 +30,9 @@ grants of that node seen here.  A single request (an actor) is a share with a wa
 UnplaceRequest.
 
 Two rules for the waiting leases of a lane.  Locality: they stand where their bytes lie as long as moving the bytes
-would take, then they are offered like any other.  Starting: a node that starts a worker for a share (WORKER_STARTING)
-has granted it, so the share stays.
+would take, then they are offered like any other.  Granted: a node that starts a worker for a share, or installs its
+runtime environment, has granted it (causes in GRANTED), so the share stays.  An installation that nobody waits for is
+stopped.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ from zray.sched.policies.base import frozen
 from zray.sched.view import ClusterView
 from zray.wire import messages as m
 
+# The node has granted the lease, which waits for a process.
+GRANTED = (Cause.WORKER_STARTING, Cause.WORKER_LIMIT, Cause.ENVIRONMENT)
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
 # below what a user notices.
 SPILL_PATIENCE_S = DEFAULTS.spill_patience_s
@@ -182,7 +185,7 @@ class Spillback:
         share = entry.shares.get(node) if entry is not None else None
         if entry is None or share is None:
             return
-        if cause in (Cause.WORKER_STARTING, Cause.WORKER_LIMIT):
+        if cause in GRANTED:
             share.promised = min(share.promised + 1, share.want)
             self._report(entry, cause, detail)
             self._file(entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.transport.loop import Loop
 from zray.worker.events import EventRecorder
@@ -14,6 +14,9 @@ from zray.worker.run.cancel import Interrupts
 from zray.worker.run.functions import FunctionCache
 from zray.worker.run.generators import Items
 from zray.worker.run.invoke import CodePlace
+
+if TYPE_CHECKING:
+    from zray.worker.recording import RunRecorder
 
 
 class Generators(Protocol):
@@ -36,6 +39,7 @@ class Execution(Protocol):
     streams: Generators
     made: dict[bytes, Items]
     forked: bool
+    recorder: RunRecorder | None
 
     def stop(self, reason: str) -> None: ...
     def flush(self) -> None: ...

@@ -42,6 +42,7 @@ from zray.worker.run.streams import Streams
 
 if TYPE_CHECKING:
     from zray.worker.actors.calls import ActorHost
+    from zray.worker.recording import RunRecorder
 
 NO_FUNCTION = (b"", None)
 # Fields of the context that a run changes: restored after another run that is nested in it.
@@ -63,6 +64,7 @@ class TaskExecutor:
         self.actor: ActorHost | None = None
         self.release: Waiter | None = None  # of an actor that ends: done when the node knows it
         self.forked = False  # this is a child of the worker, made by user code
+        self.recorder: RunRecorder | None = None  # of a job that is recorded
         self._idle: Waiter | None = None  # of the main thread, while it waits
         self.machine = WorkerMachine(rt.node, rt.marks, rt.send, self)
         self.queue = self.machine.queue
@@ -201,7 +203,8 @@ class TaskExecutor:
 
     def run_queued(self) -> None:
         """Run entries until the queue is empty.  The hot path: local names, no lock, one clock read a task."""
-        rt, queue, table, interrupts, made = self.rt, self.queue, self.table, self.interrupts, self.made
+        rt, queue, interrupts, made = self.rt, self.queue, self.interrupts, self.made
+        table = self.table if self.recorder is None else {}  # a recorded run goes the general way
         marks, context, popleft = rt.marks, rt.context, queue.entries.popleft
         events, room = self.events.pending, self.events.room
         clock = time.perf_counter_ns

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zray.base import errors
+from zray.base import errors, ray_names
 from zray.base.version import __version__
 from zray.core.runtime import Runtime
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
@@ -250,7 +250,7 @@ def begin(runtime: Runtime, limits: RecordLimits) -> RecordedCalls:
         "namespace": process.namespace, "node_info": {name: str(process.node_info.get(name) or "")
                                                       for name in ("NodeID", "NodeManagerAddress")},
         "started_ns": time.time_ns(), "script": getattr(main, "__file__", "") or "", "cwd": os.getcwd(),
-        "sys_path": list(sys.path), "hash_seed": os.environ.get("PYTHONHASHSEED", ""),
+        "sys_path": list(sys.path), "ray_version": ray_names.installed_version(), "hash_seed": os.environ.get("PYTHONHASHSEED", ""),
         "value_bytes_max": limits.value_bytes_max, "bytes_max": limits.bytes_max}))
     calls = RecordedCalls(runtime, file)
     calls.install()

@@ -1,0 +1,506 @@
+"""Runs recorded runs again, one after the other in this process, and compares what they do with what they did.
+
+    tasks, items of maps     each by itself, in the order of their starts: arguments and all answers are in the record
+    actors                   a life as a whole: its constructor, then its calls
+        sync                 in the order of their starts
+        async, threaded      started and awaited in the order of the recorded starts and ends
+
+One process, so that the order is the recorded one and a debugger sees everything.  Values that were too large for the
+recording are made again by the runs that made them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import pickle
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any
+
+from zray.base.errors import AsyncioActorExit, ExitActor, from_failure
+from zray.base.ids import RETURN_1, return_id
+from zray.base.plain_text import representation
+from zray.base.task_errors import RayTaskError, TaskErrorRecord
+from zray.handles.options import DYNAMIC, STREAMING
+from zray.recording.records import CONSTRUCTOR, ITEM_OF_MAP, Piece, digest_of
+from zray.replay.reading import CannotReplay, RecordedRun, Recording, is_call
+from zray.replay.runtime import (
+    Diverged,
+    Divergence,
+    RecordEnds,
+    ReplayRuntime,
+    Scope,
+    Unanswered,
+    enter,
+    leave,
+    present,
+    same_value,
+    shown_value,
+)
+from zray.values import serialization
+
+END_WAIT_S = 60.0  # a call that ran beside others has ended in its record: it must end here too
+Call = Callable[[Any, tuple, dict[str, Any]], Any]  # (function, args, kwargs) -> its value
+
+
+def plainly(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    return function(*args, **kwargs)
+
+
+class Replayer:
+    """Replays runs of one recording; ``say(text)`` is called with what a user should know."""
+
+    def __init__(self, recording: Recording, say: Callable[[str], None]):
+        self.recording = recording
+        self.say = say
+        self.count = 0  # replayed runs
+        self._functions: dict[bytes, Any] = {}
+        self._states: dict[tuple[str, int], Any] = {}
+        self._quiet = False  # a run is run for its values
+        self.runtime = ReplayRuntime(recording, self._remake)
+
+    def __enter__(self) -> Replayer:
+        self.runtime.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.runtime.uninstall()
+
+    # ------------------------------------------------------------ what to replay
+
+    def all(self, until: RecordedRun | None = None) -> Divergence | None:
+        """Replay everything, in the order of starts, up to the first divergence or ``until``."""
+        for run in self.recording.runs:
+            if run.started.kind == CONSTRUCTOR:
+                last = until if until is not None and self._in_life(until, run) else None
+                found = self._unit(run, lambda run=run, last=last: self.life(run, last))
+            elif is_call(run):
+                continue
+            else:
+                found = self._unit(run, lambda run=run: self.task(run))
+            if found is not None or run is until or (until is not None and self._in_life(until, run)):
+                return found
+        return None
+
+    def _in_life(self, call: RecordedRun, constructor: RecordedRun) -> bool:
+        one, other = call.started, constructor.started
+        return constructor.started.kind == CONSTRUCTOR and is_call(call) and (one.actor, one.life) == (
+            other.actor, other.life)
+
+    def _unit(self, run: RecordedRun, replay: Callable[[], Divergence | None]) -> Divergence | None:
+        """One of many: what cannot be replayed is said, and left out."""
+        why = self._why_not(run)
+        if why:
+            self.say(f"left out: {run}: {why}")
+            return None
+        try:
+            return replay()
+        except CannotReplay as error:
+            self.say(f"left out: {run}: {error}")
+            return None
+        finally:
+            self.runtime.forget()
+
+    @staticmethod
+    def _why_not(run: RecordedRun) -> str:
+        if run.started.kind == CONSTRUCTOR:
+            return ""
+        if run.ended is None:
+            return "its process ended during it; --task runs it here"
+        if run.failure is not None and run.failure[1] != "task_error":
+            return f"it ended with {run.failure[1]!r}"
+        return ""
+
+    def task(self, run: RecordedRun, call: Call = plainly) -> Divergence | None:
+        """Replay one task, or one item of a map; ``call`` calls its function."""
+        return self._checked(run, lambda: self._run(run, self._function(run.started.function), call))
+
+    def life(self, constructor: RecordedRun, until: RecordedRun | None = None, call: Call = plainly
+             ) -> Divergence | None:
+        """Replay one life of an actor, up to the call ``until``, which ``call`` runs."""
+        options = constructor.started.options
+        if options["restored"]:
+            raise CannotReplay(f"{constructor}: life {constructor.started.life} began from a checkpoint, which is not "
+                               "in the recording; its first life can be replayed")
+        started = constructor.started
+        runs = [run for run in self.recording.life(started.actor, started.life) if run is not constructor]
+        life = _Life(self, constructor, runs, until, call)
+        return self._checked(constructor, getattr(life, options["mode"]))
+
+    def _checked(self, run: RecordedRun, replay: Callable[[], None]) -> Divergence | None:
+        try:
+            replay()
+        except Diverged as diverged:
+            return diverged.divergence
+        except RecordEnds:
+            self.say(f"{run}: its record ends here, since its process ended")
+        except Unanswered as error:
+            raise CannotReplay(str(error)) from error.__cause__
+        return None
+
+    def _remake(self, run: RecordedRun) -> None:
+        """Run a task for its values, which are too large for the recording."""
+        if run.started.kind == CONSTRUCTOR or is_call(run):
+            raise Unanswered(f"a value of {run} is too large for the recording, and is made again only by a replay of "
+                             "its actor: record with a larger record_value_bytes_max")
+        quiet, self._quiet = self._quiet, True
+        try:
+            self._run(run, self._function(run.started.function), plainly)
+        finally:
+            self._quiet = quiet
+
+    # ------------------------------------------------------------ one run
+
+    def _function(self, key: bytes) -> Any:
+        found = self._functions.get(key)
+        if found is None:
+            definition = self.recording.definitions.get(key)
+            if definition is None:
+                raise Unanswered(f"the function {key.hex()} is not in the recording, which stopped before it")
+            try:
+                found = serialization.load_function(definition.blob)
+            except Exception as error:
+                raise Unanswered(
+                    f"{definition.name or key.hex()} cannot be unpickled: {type(error).__name__}: {error}. Replay where "
+                    "the modules that it imports are installed, of the same versions") from error
+            self._functions[key] = found
+        return found
+
+    def arguments(self, run: RecordedRun) -> tuple[tuple, dict[str, Any]]:
+        """``(args, kwargs)`` as the run got them."""
+        started, runtime = run.started, self.runtime
+        payload = runtime.restored(started.args, f"the arguments of {run}")
+        values = [serialization.loads(runtime.restored(piece, f"argument {slot!r} of {run}"))
+                  for slot, piece in zip(started.slots, started.deps, strict=True)]
+        try:
+            args, kwargs = serialization.load_args(payload, started.slots, values)
+        except Exception as error:
+            raise Unanswered(f"the arguments of {run} cannot be unpickled: {type(error).__name__}: {error}. Replay "
+                             "where the modules that they need are installed") from error
+        return tuple(args), kwargs
+
+    def seed(self, run: RecordedRun) -> None:
+        """Set the random generators to what the run found."""
+        for source, number in zip(("random", "numpy"), run.started.random, strict=False):
+            recorded = run.process.states.get(number)
+            if recorded is None:
+                continue
+            state = pickle.loads(recorded.state)
+            if source == "random":
+                random.setstate(state)
+            else:
+                import numpy
+
+                numpy.random.set_state(state)
+
+    def begin(self, run: RecordedRun, function: Any) -> Scope:
+        self.count += not self._quiet
+        self.seed(run)
+        return Scope(run, function)
+
+    def _run(self, run: RecordedRun, function: Any, call: Call) -> Any:
+        if any(piece.failure is not None for piece in run.started.deps):
+            return None  # it did not run: an argument was an error
+        token = enter(self.begin(run, function))
+        try:
+            return self.compare(run, lambda: call(function, *self.arguments(run)))
+        finally:
+            leave(token)
+
+    def compare(self, run: RecordedRun, made: Callable[[], Any]) -> Any:
+        """Run ``made()`` and compare its returns or its error; returns its value."""
+        try:
+            value = made()
+            values = list(self._returns(run, value))
+        except (Diverged, RecordEnds, Unanswered, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.compare_error(run, error)
+            return None
+        self.compare_values(run, values)
+        return value
+
+    def _returns(self, run: RecordedRun, value: Any) -> Iterator[Any]:
+        """The objects that a value is, by the number of returns that were asked for."""
+        count = run.started.count
+        several = isinstance(value, GeneratorType)
+        if count == STREAMING:
+            for index, item in enumerate(value, 1):
+                self._compare_piece(run, f"item {index}", run.items.get(index), item)
+                self.runtime.made[return_id(run.started.task, index)] = _payload(item)
+            yield None
+        elif run.started.kind == CONSTRUCTOR or count == 0:
+            return
+        elif count == DYNAMIC or (several and run.started.kind != ITEM_OF_MAP):
+            for item in value:
+                yield item
+        elif count == 1:
+            yield value
+        else:
+            yield from tuple(value)
+
+    def compare_values(self, run: RecordedRun, values: list[Any]) -> None:
+        scope_of(run).end()
+        if self._quiet or run.ended is None:
+            self._keep(run, values)
+            return
+        if run.failure is not None and not run.ended.pieces:
+            self._diverge(run, "its result", error_text(run.failure), _all(values))
+        if len(values) != len(run.ended.pieces):
+            self._diverge(run, "its result", f"{len(run.ended.pieces)} objects", f"{len(values)} objects")
+        for index, (piece, value) in enumerate(zip(run.ended.pieces, values, strict=True), 1):
+            if piece.failure is None:
+                self._compare_piece(run, "its result" if len(values) == 1 else f"return {index}", piece, value)
+        self._keep(run, values)
+
+    def _keep(self, run: RecordedRun, values: list[Any]) -> None:
+        """Values that other runs need and the recording has not got."""
+        if self._quiet and run.started.kind != CONSTRUCTOR:
+            for index, value in enumerate(values, 1):
+                self.runtime.made[return_id(run.started.task, index)] = _payload(value)
+
+    def compare_error(self, run: RecordedRun, error: BaseException) -> None:
+        if self._quiet:
+            raise Unanswered(f"{run} is run for a value that is too large for the recording, and raises "
+                             f"{type(error).__name__}: {error}") from error
+        scope_of(run).end()
+        ended = run.ended
+        now = f"{type(error).__qualname__}: {error}"
+        if ended is None:
+            self.say(f"{run}: its process ended during it; here it raises {now}")
+        elif isinstance(error, (SystemExit, ExitActor, AsyncioActorExit)) and is_call(run):
+            if ended.pieces or ended.failure is not None:
+                self._diverge(run, "how it ends", self._recorded(run), now)
+        elif ended.failure is None:
+            self._diverge(run, "its result", self._recorded(run), f"it raises {now}")
+        elif not same_error(ended.failure, error):
+            self._diverge(run, "its error", error_text(ended.failure), now)
+
+    def _recorded(self, run: RecordedRun) -> str:
+        assert run.ended is not None
+        if run.ended.failure is not None:
+            return error_text(run.ended.failure)
+        shown = [shown_value(piece.payload, f"{piece.nbytes} bytes, digest {piece.digest.hex()}")
+                 for piece in run.ended.pieces]
+        return ", ".join(shown) or "no value: it ended its actor"
+
+    def _compare_piece(self, run: RecordedRun, what: str, piece: Piece | None, value: Any) -> None:
+        if self._quiet:
+            return
+        if piece is None:
+            if run.ended is not None:
+                self._diverge(run, what, "nothing", representation(value))
+            return
+        payload = _payload(value)
+        digest = digest_of(payload) if payload else b""
+        if not same_value(piece.digest, piece.payload, digest, payload):
+            recorded = shown_value(piece.payload, f"{piece.nbytes} bytes, digest {piece.digest.hex()}")
+            now = representation(value)
+            if recorded == now or piece.payload is None:
+                now += f" ({len(payload)} bytes, digest {digest.hex()})"
+            self._diverge(run, what, recorded, now)
+
+    @staticmethod
+    def _diverge(run: RecordedRun, what: str, recorded: str, now: str) -> None:
+        raise Diverged(Divergence(str(run), what, recorded, now))
+
+
+class _Life:
+    """One life of an actor."""
+
+    def __init__(self, replayer: Replayer, constructor: RecordedRun, runs: list[RecordedRun],
+                 until: RecordedRun | None, call: Call):
+        self.replayer = replayer
+        self.constructor = constructor
+        self.until = until
+        self.call = call
+        self.instance: Any = None
+        self.runs = runs if until is None else runs[:runs.index(until) + 1]
+
+    def _construct(self) -> bool:
+        """Make the instance; False when its constructor raised, as recorded."""
+        replayer, run = self.replayer, self.constructor
+        cls = replayer._function(run.started.function)
+        scope = replayer.begin(run, cls)
+        self._describe(scope)
+        token = enter(scope)
+        try:
+            self.instance = replayer.compare(run, lambda: cls(*replayer.arguments(run)[0],
+                                                              **replayer.arguments(run)[1]))
+        finally:
+            leave(token)
+        return self.instance is not None
+
+    def _describe(self, scope: Scope) -> None:
+        options = self.constructor.started.options
+        scope.fields.update(actor_name=options["name"], meta=options["meta"])
+
+    def _scope(self, run: RecordedRun, function: Any) -> Scope:
+        scope = self.replayer.begin(run, function)
+        self._describe(scope)
+        return scope
+
+    def _how(self, run: RecordedRun) -> Call:
+        return self.call if run is self.until else plainly
+
+    def _skipped(self, run: RecordedRun) -> bool:
+        if any(piece.failure is not None for piece in run.started.deps):
+            return True
+        why = self.replayer._why_not(run)
+        if why and run is not self.until:
+            self.replayer.say(f"left out: {run}: {why}")
+        return bool(why) and run is not self.until
+
+    def _method(self, run: RecordedRun) -> Any:
+        return method_of(self.instance, run.started.function)
+
+    def sync(self) -> None:
+        if not self._construct():
+            return
+        for run in self.runs:
+            if not self._skipped(run):
+                self._one(run)
+
+    def _one(self, run: RecordedRun) -> None:
+        function = self._method(run)
+        token = enter(self._scope(run, function))
+        try:
+            self.replayer.compare(run, lambda: self._how(run)(function, *self.replayer.arguments(run)))
+        finally:
+            leave(token)
+
+    def _events(self) -> list[tuple[bool, RecordedRun]]:
+        """(is it a start, run), in the order of the record."""
+        found = [(run.place, True, run) for run in self.runs] + [
+            (run.end_place, False, run) for run in self.runs if run.ended is not None]
+        return [(starts, run) for _, starts, run in sorted(found, key=lambda event: event[0])]
+
+    def threads(self) -> None:
+        """Calls of a threaded actor: each on a thread of its own, from its recorded start on."""
+        if not self._construct():
+            return
+        running: dict[RecordedRun, threading.Thread] = {}
+        failed: list[BaseException] = []
+
+        def work(run: RecordedRun) -> None:
+            try:
+                self._one(run)
+            except BaseException as error:
+                failed.append(error)
+
+        for starts, run in self._events():
+            if starts and not self._skipped(run):
+                if run is self.until:
+                    self._one(run)  # on this thread, for a debugger
+                    continue
+                running[run] = threading.Thread(target=copy_context().run, args=(work, run), daemon=True)
+                running[run].start()
+            elif not starts and run in running:
+                running[run].join(END_WAIT_S)
+                if running[run].is_alive():
+                    self._late(run)
+            if failed:
+                raise failed[0]
+
+    def coroutines(self) -> None:
+        if not self._construct():
+            return
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        running: dict[RecordedRun, asyncio.Task[None]] = {}
+        try:
+            for starts, run in self._events():
+                if starts and not self._skipped(run):
+                    running[run] = asyncio.get_running_loop().create_task(self._one_async(run))
+                elif not starts and run in running:
+                    done, _ = await asyncio.wait((running[run],), timeout=END_WAIT_S)
+                    if not done:
+                        self._late(run)
+                    running[run].result()
+            if self.until is not None and self.until in running:
+                await running[self.until]
+        finally:
+            for task in running.values():
+                task.cancel()
+            await asyncio.gather(*running.values(), return_exceptions=True)
+
+    async def _one_async(self, run: RecordedRun) -> None:
+        replayer = self.replayer
+        function = self._method(run)
+        enter(self._scope(run, function))  # of this asyncio task alone
+        try:
+            value = self._how(run)(function, *replayer.arguments(run))
+            if inspect.isawaitable(value):
+                value = await value
+            if isinstance(value, AsyncGeneratorType):
+                value = (item for item in [item async for item in value])
+        except (Diverged, RecordEnds, Unanswered, KeyboardInterrupt, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            replayer.compare_error(run, error)
+            return
+        replayer.compare(run, lambda: value)
+
+    def _late(self, run: RecordedRun) -> None:
+        self.replayer._diverge(run, "how it ends", f"it {run.end()}", f"it has not ended after {END_WAIT_S:g} s")
+
+
+def scope_of(run: RecordedRun) -> Scope:
+    scope = present()
+    assert scope is not None and scope.run is run
+    return scope
+
+
+def method_of(instance: Any, name: str) -> Any:
+    """A method as a worker calls it: that of the class, even if the instance has an attribute of that name."""
+    if name == "__ray_ready__":
+        return lambda: True
+    if name == "__ray_terminate__":
+        return lambda: _exit()
+    if name == "__ray_call__":
+        return lambda fn, *args, **kwargs: fn(instance, *args, **kwargs)
+    found = inspect.getattr_static(type(instance), name, None)
+    if found is None:
+        return getattr(instance, name)
+    return found.__get__(instance, type(instance)) if hasattr(found, "__get__") else found
+
+
+def _exit() -> None:
+    raise ExitActor
+
+
+def _payload(value: Any) -> bytes:
+    """The serialised value; b"" for one that cannot be pickled, as in the recording."""
+    try:
+        return serialization.to_bytes(serialization.dumps(value))
+    except Exception:
+        return b""
+
+
+def _all(values: list[Any]) -> str:
+    return representation(values[0] if len(values) == 1 else values)
+
+
+def error_text(failure: list[Any]) -> str:
+    if failure[1] != "task_error":
+        return f"{failure[1]}: {from_failure(failure[1], failure[2])}"
+    record = TaskErrorRecord.from_bytes(failure[2])
+    return record.traceback.rstrip().rpartition("\n")[2] or record.type_name
+
+
+def same_error(failure: list[Any], error: BaseException) -> bool:
+    """Whether an exception is the recorded one: the same type, the same text where the record has the exception."""
+    if failure[1] != "task_error":
+        return False
+    record = TaskErrorRecord.from_bytes(failure[2])
+    if record.type_name != type(error).__qualname__:
+        return False
+    recorded = from_failure(failure[1], failure[2])
+    cause = getattr(recorded, "cause", None)
+    now = error.cause if isinstance(error, RayTaskError) else error
+    return cause is None or now is None or str(cause) == str(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 @click.option("--actor", metavar="ID|NAME", help="only this actor: its constructor and its calls, in order")
 @click.option("--life", type=click.IntRange(min=0), help="with --actor: which of its lives, if it was restarted")
 @click.option("--until", metavar="ID|NAME", help="end after this run")
+@click.option("--keep-going", is_flag=True, help="report each run that diverges, not only the first")
 @click.option("--pdb", is_flag=True, help="run the task, or the --until call of the actor, in the debugger")
 def replay(folder: str, listing: bool, task: str | None, actor: str | None, life: int | None, until: str | None,
-           pdb: bool) -> None:
+           keep_going: bool, pdb: bool) -> None:
     """Run the recording in DIR again, in this process, and report the first divergence.
 
     A recording is made by `zray run --record DIR script.py`, or with ZRAY_RECORD=DIR.  A run gets its recorded
@@ -48,22 +50,29 @@ def replay(folder: str, listing: bool, task: str | None, actor: str | None, life
                 click.echo(f"{run}: {run.end()}")
             return
         with Replayer(recording, lambda text: click.echo(text, err=True)) as replayer:
-            what, found = _replay(recording, replayer, (task, actor, until), life, pdb)
+            if task or actor:
+                what, one = _replay_one(recording, replayer, (task, actor, until), life, pdb)
+                found = [one] if one is not None else []
+            else:
+                every = replayer.all(recording.find(until) if until else None)
+                found = list(every if keep_going else itertools.islice(every, 1))
+                what = f"{replayer.count} runs replayed"
     except CannotReplay as error:
         raise click.ClickException(str(error)) from None
-    if found is None:
+    if not found:
         click.echo(f"{what}: no divergence")
         return
-    click.echo(str(found))
+    for divergence in found:
+        click.echo(str(divergence))
     if not recording.facts["hash_seed"]:
         click.echo("The order of sets differs from process to process, since the run had no PYTHONHASHSEED; "
                    "`zray run --record` sets it.")
     sys.exit(1)
 
 
-def _replay(recording: Recording, replayer: Replayer, which: tuple[str | None, ...], life: int | None, pdb: bool
-            ) -> tuple[str, Divergence | None]:
-    """What was replayed, and the first divergence."""
+def _replay_one(recording: Recording, replayer: Replayer, which: tuple[str | None, ...], life: int | None, pdb: bool
+                ) -> tuple[str, Divergence | None]:
+    """A task or an actor: what was replayed, and its first divergence."""
     from zray.replay.reading import is_call
     from zray.replay.running import plainly
 
@@ -75,14 +84,12 @@ def _replay(recording: Recording, replayer: Replayer, which: tuple[str | None, .
         if is_call(run):
             return str(run), replayer.life(recording.constructor_of(run), run, call)
         return str(run), replayer.task(run, call)
-    if actor:
-        constructor = recording.find_actor(actor, life)
-        if last is not None and not (is_call(last) and recording.constructor_of(last) is constructor):
-            raise click.UsageError(f"{last} is no call of {constructor}")
-        found = replayer.life(constructor, last, call)
-    else:
-        found = replayer.all(last)
-    return f"{replayer.count} runs replayed", found
+    assert actor is not None
+    constructor = recording.find_actor(actor, life)
+    if last is not None and not (is_call(last) and recording.constructor_of(last) is constructor):
+        raise click.UsageError(f"{last} is no call of {constructor}")
+    found = replayer.life(constructor, last, call)
+    return f"{constructor}, {replayer.count} runs", found
 
 
 def _prepare(recording: Recording, folder: str) -> None:
@@ -95,7 +102,7 @@ def _prepare(recording: Recording, folder: str) -> None:
         environ = {**os.environ, "PYTHONHASHSEED": seed}
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, "-m", "zray", *sys.argv[1:]], environ)
+        os.execve(sys.executable, [sys.executable, "-m", "zray.cli", *sys.argv[1:]], environ)
     if facts["ray_version"]:
         ray_names.install(facts["ray_version"])
     known = set(sys.path)

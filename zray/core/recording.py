@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from zray.base import errors, ray_names
@@ -22,6 +23,8 @@ from zray.recording.records import FORMAT, About, Asked, Definition, Piece, Seen
 from zray.values import serialization
 from zray.wire.messages import CARRYING, FAILED, STORED
 
+# The number of the run of this thread or coroutine; asyncio tasks that it makes inherit it, threads do not.
+running: ContextVar[int] = ContextVar("zray_recorded_run", default=0)
 SHOWN_BYTES_MAX = 4096  # of arguments that a run gives to others: the reader of a divergence sees that much
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
@@ -41,7 +44,6 @@ class RecordedCalls:
     def __init__(self, runtime: Runtime, file: RecordFile):
         self.runtime = runtime
         self.file = file
-        self.running: dict[tuple[bytes, int], int] = {}  # (task, attempt) -> number of its run
         self._seen: set[bytes] = set()
         self._defined: set[bytes] = set()
         self._packed = _Packed()
@@ -57,7 +59,8 @@ class RecordedCalls:
             return Piece(b"", 0, None, b"", wire)
         if kind == CARRYING:
             return self.piece_of(wire[1])
-        assert kind == STORED, kind
+        if kind != STORED:
+            return Piece(b"", 0)
         try:
             return self.piece(self.runtime.values.payload(wire), wire[4])
         except errors.ObjectLostError:
@@ -91,9 +94,7 @@ class RecordedCalls:
     # ------------------------------------------------------------ calls
 
     def asked(self, kind: str, what: list[Any], answer: Any, error: BaseException | None = None) -> None:
-        context = self.runtime.context
-        run = self.running.get((context.task, context.attempt), 0)
-        self.file.append(Asked(run, kind, what, answer, b"" if error is None else pickled(error)))
+        self.file.append(Asked(running.get(), kind, what, answer, b"" if error is None else pickled(error)))
 
     def _around(self, kind: str, call: Callable[..., Any], what: Callable[..., list[Any]],
                 answer: Callable[[Any], Any], sees: Callable[..., Sequence[Any]] | None = None) -> Any:

@@ -81,7 +81,12 @@ class RecordFile:
         """Write a record; False when nothing is recorded any more."""
         if self.stopped or os.getpid() != self._pid:
             return False
-        frame = encode(record)
+        try:
+            frame = encode(record)
+        except (TypeError, ValueError, OverflowError) as error:  # the program must not fail for its record
+            with self._lock:
+                self._stop(f"{type(record).__name__} cannot be recorded: {error}")
+            return False
         with self._lock:
             if self.stopped:
                 return False
@@ -110,6 +115,8 @@ class RecordFile:
         return False
 
     def _stop(self, why: str) -> None:
+        if self.stopped:
+            return
         self.stopped = why
         logger.warning("Recording has stopped in process %d, and the program goes on: %s.", self._pid, why)
         if self._descriptor >= 0:

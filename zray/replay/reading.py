@@ -206,7 +206,7 @@ class Recording:
 
 def _is_called(run: RecordedRun, name: str) -> bool:
     called = run.started.name
-    return called == name or called.rpartition("<locals>.")[2] == name
+    return name in (called, called.rpartition("<locals>.")[2], called.rpartition(".")[2])
 
 
 def _begins(run: RecordedRun, text: str) -> bool:

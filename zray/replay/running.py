@@ -72,8 +72,8 @@ class Replayer:
 
     # ------------------------------------------------------------ what to replay
 
-    def all(self, until: RecordedRun | None = None) -> Divergence | None:
-        """Replay everything, in the order of starts, up to the first divergence or ``until``."""
+    def all(self, until: RecordedRun | None = None) -> Iterator[Divergence]:
+        """Replay everything, in the order of starts, up to ``until``: the divergences, as they are found."""
         for run in self.recording.runs:
             if run.started.kind == CONSTRUCTOR:
                 last = until if until is not None and self._in_life(until, run) else None
@@ -82,9 +82,10 @@ class Replayer:
                 continue
             else:
                 found = self._unit(run, lambda run=run: self.task(run))
-            if found is not None or run is until or (until is not None and self._in_life(until, run)):
-                return found
-        return None
+            if found is not None:
+                yield found
+            if run is until or (until is not None and self._in_life(until, run)):
+                return
 
     def _in_life(self, call: RecordedRun, constructor: RecordedRun) -> bool:
         one, other = call.started, constructor.started
@@ -200,6 +201,7 @@ class Replayer:
     def begin(self, run: RecordedRun, function: Any) -> Scope:
         self.count += not self._quiet
         self.seed(run)
+        self.runtime.latest, self.runtime.trouble = run, ""
         return Scope(run, function)
 
     def _run(self, run: RecordedRun, function: Any, call: Call) -> Any:
@@ -219,10 +221,16 @@ class Replayer:
         except (Diverged, RecordEnds, Unanswered, KeyboardInterrupt):
             raise
         except BaseException as error:
+            self._check_threads()
             self.compare_error(run, error)
             return None
+        self._check_threads()
         self.compare_values(run, values)
         return value
+
+    def _check_threads(self) -> None:
+        if self.runtime.trouble:
+            raise Unanswered(self.runtime.trouble)
 
     def _returns(self, run: RecordedRun, value: Any) -> Iterator[Any]:
         """The objects that a value is, by the number of returns that were asked for."""

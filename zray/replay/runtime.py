@@ -21,7 +21,7 @@ from zray.handles import refs
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.handles.remote import ActorHandle
 from zray.recording.records import Asked, Piece, digest_of
-from zray.replay.reading import RecordedRun, Recording
+from zray.replay.reading import CannotReplay, RecordedRun, Recording
 from zray.values import serialization
 
 
@@ -58,7 +58,8 @@ class Scope:
 
     def __init__(self, run: RecordedRun, function: Any = None):
         self.run = run
-        self.function = function
+        self.process = run.process
+        self.in_order = True
         self.left = list(run.asked)
         self.fields: dict[str, Any] = {
             "task": run.started.task, "attempt": run.started.attempt, "task_name": run.started.name,
@@ -73,6 +74,15 @@ class Scope:
         """The run has ended: everything that was recorded must have been asked."""
         if self.left and self.run.ended is not None:
             self.diverge("what it asked of zray", f"it then called {described(self.left[0])}", "it has ended")
+
+
+class ThreadsScope(Scope):
+    """The threads that runs of one process have started: their calls have no order, so each takes an equal record."""
+
+    def __init__(self, run: RecordedRun):
+        super().__init__(run)
+        self.left = run.process.outside
+        self.in_order = False
 
 
 _now: ContextVar[Scope | None] = ContextVar("zray_replay", default=None)
@@ -95,9 +105,17 @@ class _RunContext:
 
     def __getattr__(self, name: str) -> Any:
         scope = _now.get()
-        if scope is None or name not in scope.fields:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if scope is None:
+            return _OF_THREADS.get(name)
+        if name not in scope.fields:
             raise AttributeError(name)
         return scope.fields[name]
+
+
+# What a thread of user code finds.
+_OF_THREADS: dict[str, Any] = {"task": b"", "task_name": "", "attempt": 0, "function": (b"", None), "actor": b""}
 
 
 class ReplayedObject:
@@ -116,7 +134,7 @@ class ReplayRuntime:
 
     kind = "worker"
     closed = False
-    executor = None
+    executor = process = machine = None  # as in local mode
     env: dict[str, Any] = {}
 
     def __init__(self, recording: Recording, remake: Callable[[RecordedRun], None]):
@@ -128,10 +146,16 @@ class ReplayRuntime:
         self.incarnation, self.endpoint, self.node = facts["incarnation"], facts["endpoint"], facts["node"]
         self.job, self.namespace, self.node_info = facts["job"], facts["namespace"], facts["node_info"]
         self.pid = os.getpid()
+        self.latest: RecordedRun | None = None  # the run that began last
+        self.trouble = ""  # a thread of that run asked something unknown
         self._remake = remake
         self._remaking: set[bytes] = set()
 
     def install(self) -> None:
+        """CannotReplay in a process that has a session."""
+        if refs._hooks["runtime"] is not None:
+            raise CannotReplay("this process is connected to a session: replay in another process, or call "
+                               "shutdown() first")
         refs.dropped.clear()
         serialization.set_out_of_band_hook(lambda ref: None)
         refs._hooks["runtime"] = self
@@ -160,14 +184,16 @@ class ReplayRuntime:
 
     def _scope(self) -> Scope:
         scope = _now.get()
-        if scope is None:
-            raise Unanswered("a thread that the run has started calls zray: the order of such calls is not "
-                               "reproducible, and they are not replayed")
-        return scope
+        if scope is not None:
+            return scope
+        if self.latest is None:
+            raise Unanswered("zray is called while no run is replayed")
+        return ThreadsScope(self.latest)
 
     def _take(self, kind: str, what: list[Any], in_order: bool = True) -> Asked:
         """The record of this question; raises the recorded error.  Coroutines of one call ask out of order."""
         scope = self._scope()
+        in_order = in_order and scope.in_order
         for position, asked in enumerate(scope.left):
             if asked.kind == kind and same(asked.what, what):
                 del scope.left[position]
@@ -177,6 +203,10 @@ class ReplayRuntime:
                               described(Asked(0, kind, what, None, b""), _difference(asked, kind, what)))
         if scope.run.ended is None:
             raise RecordEnds
+        if not scope.in_order:
+            self.trouble = self.trouble or f"a thread that {scope.run} has started asks " + described(
+                Asked(0, kind, what, None, b"")) + ", and no such thread asked that in the record"
+            raise Unanswered(self.trouble)
         recorded = described(scope.left[0]) if scope.left else "nothing more"
         scope.diverge("what it asks of zray", recorded, described(Asked(0, kind, what, None, b"")))
 
@@ -187,7 +217,7 @@ class ReplayRuntime:
         return self._made(asked.answer)
 
     def _ref(self, oid: bytes) -> ObjectRef[Any]:
-        facts = self._scope().run.process.facts
+        facts = self._scope().process.facts
         return ObjectRef(oid, ReplayedObject(oid, facts["incarnation"], facts["endpoint"]))
 
     def _made(self, shape: Any) -> Any:
@@ -217,7 +247,7 @@ class ReplayRuntime:
         if made is not None:
             return made
         scope = _now.get()
-        first = [scope.run.process] if scope is not None else []
+        first = [scope.process] if scope is not None else []
         large: Piece | None = None
         for process in (*first, *self.recording.processes):
             piece = process.seen.get(oid)
@@ -465,7 +495,7 @@ def described(asked: Asked, hint: str = "") -> str:
     if asked.kind in _GIVEN:
         *name, digest, nbytes, payload, slots, deps = what
         called = f"{name[0].hex()[:12]}.{name[1]}" if asked.kind == "call" else name[0]
-        text = shown_value(payload, f"arguments of {nbytes} bytes, digest {digest.hex()}")
+        text = shown_value(payload, f"arguments of {nbytes} bytes, digest {digest.hex()}").replace(",)", ")")
         objects = f", references {', '.join(map(ids.short, deps))}" if deps else ""
         return f"{called}.remote{text if text.startswith('(') else f'({text})'}{objects}{hint}"
     if asked.kind == "put":

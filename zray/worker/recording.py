@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from zray.core import recording
-from zray.core.recording import RecordedCalls
+from zray.core.recording import RecordedCalls, running
 from zray.core.runtime import Runtime
 from zray.recording.files import RecordLimits
 from zray.recording.records import CALL, CONSTRUCTOR, ITEM_OF_MAP, TASK, Item, Piece, Randomness, RunEnded, RunStarted
@@ -99,13 +99,16 @@ class RunRecorder:
 
     def _around_run(self, run_one: Callable[..., Any]) -> Callable[..., Any]:
         def run(task: list[Any], lease: Any, interrupts: Any) -> Any:
+            outer = running.get()
             number, before = self._start_task(task), time.perf_counter_ns()
             try:
                 result = run_one(task, lease, interrupts)
             except BaseException:
-                self._end(task, number, before, [FAILED, "cancelled", {}])
+                self._end(number, before, [FAILED, "cancelled", {}])
                 raise
-            self._end(task, number, before, result)
+            finally:
+                running.set(outer)
+            self._end(number, before, result)
             return result
 
         return run
@@ -118,7 +121,7 @@ class RunRecorder:
             try:
                 result = await result_of(lease, task, name)
             finally:
-                self._end(task, number, before, result)
+                self._end(number, before, result)
             return result
 
         return run
@@ -135,9 +138,11 @@ class RunRecorder:
             try:
                 instance = construct(cls, task)
             except BaseException as error:
-                self._end(task, number, before, _failure(error, f"{life.class_name}.__init__"))
+                self._end(number, before, _failure(error, f"{life.class_name}.__init__"))
                 raise
-            self._end(task, number, before, [0, [], {}])
+            finally:
+                running.set(0)
+            self._end(number, before, [0, [], {}])
             return instance
 
         return run
@@ -156,9 +161,11 @@ class RunRecorder:
             try:
                 value = function(*args)
             except BaseException as error:
-                self._end(task, number, before, _failure(error, name))
+                self._end(number, before, _failure(error, name))
                 raise
-            self._close(task, RunEnded(number, [self.calls.value(value)], None, -1, time.perf_counter_ns() - before))
+            finally:
+                running.set(0)
+            self.append(RunEnded(number, [self.calls.value(value)], None, -1, time.perf_counter_ns() - before))
             return value
 
         return run
@@ -183,14 +190,14 @@ class RunRecorder:
         number = next(self._numbers)
         extra = task[EXTRA] or {}
         deps = [self.calls.piece_of(value) for value in extra.get("deps") or ()]
-        self.calls.running[task[TASK_ID], task[TASK_ATTEMPT]] = number
+        running.set(number)
         self.append(RunStarted(
             number, kind, task[TASK_ID], task[TASK_ATTEMPT], name, task[FUNCTION], task[RETURNS], args,
             list(extra.get("slots") or ()), deps, life.id if life is not None else b"",
             life.number if life is not None else 0, self._random.numbers(), time.time_ns(), options))
         return number
 
-    def _end(self, task: list[Any], number: int, before: int, result: Any) -> None:
+    def _end(self, number: int, before: int, result: Any) -> None:
         took = time.perf_counter_ns() - before
         if result is None:
             ended = RunEnded(number, [], None, -1, took)
@@ -202,16 +209,11 @@ class RunRecorder:
             ended = RunEnded(number, [], result, -1, took)
         else:
             ended = RunEnded(number, [self.calls.piece_of(result)], None, -1, took)
-        self._close(task, ended)
-
-    def _close(self, task: list[Any], ended: RunEnded) -> None:
         self.append(ended)
-        self.calls.running.pop((task[TASK_ID], task[TASK_ATTEMPT]), None)
 
-    def item(self, task: list[Any], index: int, value: Any) -> None:
-        """A streaming generator has made an item."""
-        number = self.calls.running.get((task[TASK_ID], task[TASK_ATTEMPT]), 0)
-        self.append(Item(number, index, self.calls.value(value)))
+    def item(self, index: int, value: Any) -> None:
+        """The streaming generator of this thread or coroutine has made an item."""
+        self.append(Item(running.get(), index, self.calls.value(value)))
 
 
 
@@ -235,14 +237,14 @@ class _RecordedStreams:
 
     def _items(self, task: list[Any], value: Any) -> Iterator[Any]:
         for index, item in enumerate(streams.iterate(value, task), 1):
-            self._recorder.item(task, index, item)
+            self._recorder.item(index, item)
             yield item
 
     async def _items_async(self, task: list[Any], value: Any) -> AsyncIterator[Any]:
         index = 0
         async for item in streams.aiterate(value, task):
             index += 1
-            self._recorder.item(task, index, item)
+            self._recorder.item(index, item)
             yield item
 
 

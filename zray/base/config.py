@@ -82,7 +82,7 @@ class Config:
     events_max: int = 100_000
     # Record where references, tasks and actors are made, for call_site in the state API.  Each call takes 5 us more.
     record_ref_creation_sites: bool = False
-    # The folder in which a driver and the workers of its job record what they do, for `zray replay`; "" records nothing.
+    # The folder in which a driver and the workers of its job record what they do, for `zray replay`; "" for nowhere.
     record: str = ""
     # A recorded value is kept whole up to this size; of a larger one its digest is.
     record_value_bytes_max: int = 1024 * 1024

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
 @click.option("--list", "listing", is_flag=True, help="list the recorded runs, in the order of their starts")
-@click.option("--task", metavar="ID|NAME", help="only this task, or call of an actor; of a call, the calls before it too")
+@click.option("--task", metavar="ID|NAME", help="only this task; or this call of an actor, after the calls before it")
 @click.option("--actor", metavar="ID|NAME", help="only this actor: its constructor and its calls, in order")
 @click.option("--life", type=click.IntRange(min=0), help="with --actor: which of its lives, if it was restarted")
 @click.option("--until", metavar="ID|NAME", help="end after this run")
@@ -122,7 +122,8 @@ def debugged(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     debugger = pdb.Pdb()
     plain = inspect.unwrap(getattr(function, "__func__", function))
     try:
-        if inspect.iscoroutinefunction(plain) or inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        if any(is_late(plain) for is_late in (inspect.iscoroutinefunction, inspect.isgeneratorfunction,
+                                              inspect.isasyncgenfunction)):
             debugger.set_trace()  # its body runs later: `step` leads there
             return function(*args, **kwargs)
         return debugger.runcall(function, *args, **kwargs)

@@ -25,8 +25,8 @@ class CannotRun(ValueError):
 def run(arguments: Sequence[str], version: str | None = None, record: str | None = None) -> NoReturn:
     """Become the program in ``arguments``, see USAGE; CannotRun has the reason why not.
 
-    ``record``: the folder in which the run is recorded (CannotRecord).  Then sets of strings have one order in all of its
-    processes and in a replay, unless PYTHONHASHSEED is set already.
+    ``record``: the folder in which the run is recorded (CannotRecord).  Then sets of strings have one order in all
+    of its processes and in a replay, unless PYTHONHASHSEED is set already.
     """
     command = command_of(arguments)
     try:
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str], version: str | None = None, record: str | None
         from zray.recording import files
 
         environ["ZRAY_RECORD"] = files.claim(record)
-        environ[files.TOKEN] = os.environ[files.TOKEN]
+        environ[files.RECORDING_TOKEN] = os.environ[files.RECORDING_TOKEN]
         environ.setdefault("PYTHONHASHSEED", "0")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,7 +19,7 @@ from zray.base.version import __version__
 from zray.core.runtime import Runtime
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.recording.files import RecordFile, RecordLimits
-from zray.recording.records import FORMAT, About, Asked, Definition, Piece, Seen, digest_of
+from zray.recording.records import RECORD_FORMAT, About, Asked, Definition, Piece, Seen, digest_of
 from zray.values import serialization
 from zray.wire.messages import CARRYING, FAILED, STORED
 
@@ -246,12 +246,13 @@ def begin(runtime: Runtime, limits: RecordLimits) -> RecordedCalls:
     file = RecordFile(limits, f"{process.kind}-{process.pid}-{process.incarnation.hex()}")
     main = sys.modules.get("__main__")
     file.append(About({
-        "format": FORMAT, "zray": __version__, "python": process.python, "kind": process.kind, "pid": process.pid,
-        "incarnation": process.incarnation, "endpoint": process.endpoint, "node": process.node, "job": process.job,
+        "format": RECORD_FORMAT, "zray": __version__, "python": process.python, "kind": process.kind,
+        "pid": process.pid, "incarnation": process.incarnation, "endpoint": process.endpoint, "node": process.node, "job": process.job,
         "namespace": process.namespace, "node_info": {name: str(process.node_info.get(name) or "")
                                                       for name in ("NodeID", "NodeManagerAddress")},
         "started_ns": time.time_ns(), "script": getattr(main, "__file__", "") or "", "cwd": os.getcwd(),
-        "sys_path": list(sys.path), "ray_version": ray_names.installed_version(), "hash_seed": os.environ.get("PYTHONHASHSEED", ""),
+        "sys_path": list(sys.path), "ray_version": ray_names.installed_version(),
+        "hash_seed": os.environ.get("PYTHONHASHSEED", ""),
         "value_bytes_max": limits.value_bytes_max, "bytes_max": limits.bytes_max}))
     calls = RecordedCalls(runtime, file)
     calls.install()

@@ -12,10 +12,11 @@ import threading
 from typing import Any
 
 from zray.base.named_tuples import NamedTuple
-from zray.recording.records import MAGIC, SUFFIX, Full, encode
+from zray.recording.records import RECORD_MAGIC, RECORD_SUFFIX, LimitReached, encode
 
-MARK = "zray-recording"  # the file that makes a folder a recording; it holds the token of the program that began it
-TOKEN = "ZRAY_RECORD_BY"  # the variable by which subprocesses of that program add their own files
+# The file that makes a folder a recording.  It holds the token of the program that began it.
+RECORDING_MARK = "zray-recording"
+RECORDING_TOKEN = "ZRAY_RECORD_BY"  # the variable by which subprocesses of that program add their own files
 
 logger = logging.getLogger("zray")
 
@@ -38,13 +39,13 @@ def claim(folder: str) -> str:
     CannotRecord when it holds anything else, or cannot be written.
     """
     path = os.path.abspath(os.path.expanduser(folder))
-    mark = os.path.join(path, MARK)
+    mark = os.path.join(path, RECORDING_MARK)
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         found = os.listdir(path)
-        if MARK in found:
+        if RECORDING_MARK in found:
             with open(mark, encoding="ascii") as file:
-                if file.read() == os.environ.get(TOKEN):
+                if file.read() == os.environ.get(RECORDING_TOKEN):
                     return path
         if found:
             raise CannotRecord(f"the folder {path} is not empty: a recording needs a new folder, or an empty one")
@@ -55,7 +56,7 @@ def claim(folder: str) -> str:
             file.write(token)
     except OSError as error:
         raise CannotRecord(f"cannot record in {path}: {error.strerror}: choose a folder that can be written") from None
-    os.environ[TOKEN] = token
+    os.environ[RECORDING_TOKEN] = token
     return path
 
 
@@ -64,7 +65,7 @@ class RecordFile:
 
     def __init__(self, limits: RecordLimits, name: str):
         self.limits = limits
-        self.path = os.path.join(limits.folder, name + SUFFIX)
+        self.path = os.path.join(limits.folder, name + RECORD_SUFFIX)
         self.nbytes = 0
         self.stopped = ""  # why nothing more is recorded
         self._pid = os.getpid()
@@ -75,7 +76,7 @@ class RecordFile:
         except OSError as error:
             self._stop(f"its record file {self.path} cannot be made: {error.strerror}")
         else:
-            self._write(MAGIC)
+            self._write(RECORD_MAGIC)
 
     def append(self, record: Any) -> bool:
         """Write a record; False when nothing is recorded any more."""
@@ -92,7 +93,7 @@ class RecordFile:
                 return False
             bytes_max = self.limits.bytes_max
             if self.nbytes + len(frame) > bytes_max:
-                self._write(encode(Full(bytes_max)))
+                self._write(encode(LimitReached(bytes_max)))
                 self._stop(f"it has {self.nbytes} bytes, and the setting record_bytes_max allows {bytes_max}")
                 return False
             return self._write(frame)

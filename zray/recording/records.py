@@ -1,7 +1,7 @@
 """What a record file holds (pure): its records, and their frames.
 
-A file is MAGIC, then frames: length (4 bytes), CRC-32 of the body (4 bytes), the body, which is ``[CODE, *fields]`` in
-msgpack.  A process that is killed leaves at most one frame that is cut off, the last one.
+A file is RECORD_MAGIC, then frames: length (4 bytes), CRC-32 of the body (4 bytes), the body, which is
+``[CODE, *fields]`` in msgpack.  A process that is killed leaves at most one frame that is cut off, the last one.
 
 A *piece* is one serialised value (zray.values.serialization): what it is, or as much of it as the limits allow.
 
@@ -22,15 +22,15 @@ import msgpack
 
 from zray.base.named_tuples import NamedTuple
 
-MAGIC = b"zray record 1\n"
-FORMAT = 1
-SUFFIX = ".zrec"
-DIGEST_SIZE = 16
+RECORD_MAGIC = b"zray record 1\n"
+RECORD_FORMAT = 1
+RECORD_SUFFIX = ".zrec"
+_DIGEST_SIZE = 16
 _FRAME = Struct("<II")
 
 
 def digest_of(payload: bytes | memoryview) -> bytes:
-    return blake2b(payload, digest_size=DIGEST_SIZE).digest()
+    return blake2b(payload, digest_size=_DIGEST_SIZE).digest()
 
 
 class Piece(NamedTuple):
@@ -77,7 +77,7 @@ class Seen(NamedTuple):
 
 
 class RunStarted(NamedTuple):
-    """``function``: the key of a function or class, or the name of a method.  ``kind`` is one of KINDS.
+    """``function``: the key of a function or class, or the name of a method.  ``kind`` is one of those below.
 
     ``slots`` and ``deps`` are the places and values of arguments that were references.  ``random`` has the numbers of
     the states of ``random`` and ``numpy.random``, 0 for none.  ``options`` is what else the run depends on.
@@ -89,7 +89,7 @@ class RunStarted(NamedTuple):
     attempt: int
     name: str
     function: Any
-    count: int
+    returns: int
     args: Piece
     slots: list[Any]
     deps: list[Piece]
@@ -124,20 +124,20 @@ class Item(NamedTuple):
     """An item that a streaming generator has made."""
 
     run: int
-    index: int
+    position: int
     piece: Piece
 
 
-class Full(NamedTuple):
+class LimitReached(NamedTuple):
     """The limit of bytes is reached: this process recorded nothing after it."""
 
     bytes_max: int
 
 
-TASK, ITEM_OF_MAP, CONSTRUCTOR, CALL = KINDS = ("task", "item", "constructor", "call")
+PLAIN_TASK, ITEM_OF_MAP, CONSTRUCTOR, ACTOR_CALL = ("task", "item", "constructor", "call")
 # Their order is part of the format.
 _BY_CODE: dict[int, Any] = dict(enumerate(
-    (About, Definition, Randomness, Seen, RunStarted, RunEnded, Asked, Item, Full), 1))
+    (About, Definition, Randomness, Seen, RunStarted, RunEnded, Asked, Item, LimitReached), 1))
 _CODES = {kind: code for code, kind in _BY_CODE.items()}
 # Fields that hold pieces, which msgpack gives back as lists.
 _PIECE_FIELDS = {"piece": False, "args": False, "deps": True, "pieces": True}
@@ -171,11 +171,11 @@ class Frames:
     def __init__(self, data: bytes | memoryview):
         self._data = memoryview(data)
         self.damage = ""
-        if bytes(self._data[:len(MAGIC)]) != MAGIC:
+        if bytes(self._data[:len(RECORD_MAGIC)]) != RECORD_MAGIC:
             raise NoRecord("it does not begin as a record of this version of zray does")
 
     def __iter__(self) -> Iterator[Any]:
-        data, at = self._data, len(MAGIC)
+        data, at = self._data, len(RECORD_MAGIC)
         while at < len(data):
             start, body = at, at + _FRAME.size
             if body > len(data):

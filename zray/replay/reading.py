@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zray.base import ids
 from zray.base.version import __version__
-from zray.recording.files import MARK
+from zray.recording.files import RECORDING_MARK
 from zray.recording.records import (
-    CALL,
+    ACTOR_CALL,
     CONSTRUCTOR,
-    FORMAT,
-    SUFFIX,
+    RECORD_FORMAT,
+    RECORD_SUFFIX,
     About,
     Asked,
     Definition,
     Frames,
-    Full,
     Item,
+    LimitReached,
     NoRecord,
     Piece,
     Randomness,
@@ -30,7 +29,7 @@ from zray.recording.records import (
     Seen,
 )
 
-NAMED_MAX = 10  # runs that an error lists
+LISTED_RUNS_MAX = 10  # runs that an error lists
 
 
 class CannotReplay(ValueError):
@@ -101,14 +100,14 @@ class RecordedProcess:
             run.ended, run.end_place = record, place
         elif kind is Item:
             if record.run in self.runs:
-                self.runs[record.run].items[record.index] = record.piece
+                self.runs[record.run].items[record.position] = record.piece
         elif kind is Seen:
             self.seen[record.oid] = record.piece
         elif kind is Randomness:
             self.states[record.number] = record
         elif kind is Definition:
             self.definitions[record.key] = record
-        elif kind is Full:
+        elif kind is LimitReached:
             self.full = record.bytes_max
         else:
             assert kind is About
@@ -181,10 +180,11 @@ class Recording:
         raise CannotReplay(f"no run is called {text!r}. Recorded are {_listed(runs)}")
 
     def find_actor(self, text: str, life: int | None = None) -> RecordedRun:
-        """The constructor of an actor: by the beginning of its id, its name or its class.  The first life by default."""
+        """The constructor of an actor: by the beginning of its id, its name or its class; its first life by default."""
         made = [run for run in self.runs if run.started.kind == CONSTRUCTOR]
+        short = text.rpartition(".")[2]
         found = [run for run in made if run.started.options["name"] == text] or \
-            [run for run in made if run.started.options["class_name"].rpartition(".")[2] == text.rpartition(".")[2]] or \
+            [run for run in made if run.started.options["class_name"].rpartition(".")[2] == short] or \
             [run for run in made if run.started.actor.hex().startswith(text)]
         actors = dict.fromkeys(run.started.actor for run in found)
         if len(actors) > 1:
@@ -217,15 +217,15 @@ def _begins(run: RecordedRun, text: str) -> bool:
 def _listed(runs: list[RecordedRun]) -> str:
     if not runs:
         return "none"
-    more = f" and {len(runs) - NAMED_MAX} more" if len(runs) > NAMED_MAX else ""
-    return ", ".join(map(str, runs[:NAMED_MAX])) + more
+    more = f" and {len(runs) - LISTED_RUNS_MAX} more" if len(runs) > LISTED_RUNS_MAX else ""
+    return ", ".join(map(str, runs[:LISTED_RUNS_MAX])) + more
 
 
 def read(folder: str) -> Recording:
     """Read a recording.  CannotReplay when ``folder`` has none, or one that this Python cannot run."""
     try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
-        marked = os.path.exists(os.path.join(folder, MARK))
+        names = sorted(name for name in os.listdir(folder) if name.endswith(RECORD_SUFFIX))
+        marked = os.path.exists(os.path.join(folder, RECORDING_MARK))
     except OSError as error:
         raise CannotReplay(f"cannot read {folder}: {error.strerror}") from None
     if not names:
@@ -249,15 +249,15 @@ def read(folder: str) -> Recording:
 
 
 def _check(path: str, facts: dict[str, Any]) -> None:
-    if facts["format"] != FORMAT:
-        raise CannotReplay(f"{path} has format {facts['format']} of zray {facts['zray']}; this zray {__version__} reads "
-                           f"format {FORMAT}. Replay it with that version")
+    if facts["format"] != RECORD_FORMAT:
+        raise CannotReplay(f"{path} has format {facts['format']} of zray {facts['zray']}; this zray {__version__} "
+                           f"reads format {RECORD_FORMAT}. Replay it with that version")
     mine = ".".join(map(str, sys.version_info[:2]))
     theirs = ".".join(facts["python"].split(".")[:2])
     if mine != theirs:
-        raise CannotReplay(f"it was recorded with Python {facts['python']}, whose pickled functions Python {mine} cannot "
-                           f"run: replay it with Python {theirs}")
+        raise CannotReplay(f"it was recorded with Python {facts['python']}, whose pickled functions Python {mine} "
+                           f"cannot run: replay it with Python {theirs}")
 
 
 def is_call(run: RecordedRun) -> bool:
-    return run.started.kind == CALL
+    return run.started.kind == ACTOR_CALL

@@ -18,11 +18,12 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
+from functools import partial
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from zray.base.errors import AsyncioActorExit, ExitActor, from_failure
-from zray.base.ids import RETURN_1, return_id
+from zray.base.ids import return_id
 from zray.base.plain_text import representation
 from zray.base.task_errors import RayTaskError, TaskErrorRecord
 from zray.handles.options import DYNAMIC, STREAMING
@@ -43,7 +44,7 @@ from zray.replay.runtime import (
 )
 from zray.values import serialization
 
-END_WAIT_S = 60.0  # a call that ran beside others has ended in its record: it must end here too
+CALL_ENDS_WITHIN_S = 60.0  # a call that ran beside others has ended in its record: it must end here too
 Call = Callable[[Any, tuple, dict[str, Any]], Any]  # (function, args, kwargs) -> its value
 
 
@@ -77,11 +78,11 @@ class Replayer:
         for run in self.recording.runs:
             if run.started.kind == CONSTRUCTOR:
                 last = until if until is not None and self._in_life(until, run) else None
-                found = self._unit(run, lambda run=run, last=last: self.life(run, last))
+                found = self._unit(run, partial(self.life, run, last))
             elif is_call(run):
                 continue
             else:
-                found = self._unit(run, lambda run=run: self.task(run))
+                found = self._unit(run, partial(self.task, run))
             if found is not None:
                 yield found
             if run is until or (until is not None and self._in_life(until, run)):
@@ -166,8 +167,8 @@ class Replayer:
                 found = serialization.load_function(definition.blob)
             except Exception as error:
                 raise Unanswered(
-                    f"{definition.name or key.hex()} cannot be unpickled: {type(error).__name__}: {error}. Replay where "
-                    "the modules that it imports are installed, of the same versions") from error
+                    f"{definition.name or key.hex()} cannot be unpickled: {type(error).__name__}: {error}. Replay "
+                    "where the modules that it imports are installed, of the same versions") from error
             self._functions[key] = found
         return found
 
@@ -234,7 +235,7 @@ class Replayer:
 
     def _returns(self, run: RecordedRun, value: Any) -> Iterator[Any]:
         """The objects that a value is, by the number of returns that were asked for."""
-        count = run.started.count
+        count = run.started.returns
         several = isinstance(value, GeneratorType)
         if count == STREAMING:
             for index, item in enumerate(value, 1):
@@ -408,7 +409,7 @@ class _Life:
                 running[run] = threading.Thread(target=copy_context().run, args=(work, run), daemon=True)
                 running[run].start()
             elif not starts and run in running:
-                running[run].join(END_WAIT_S)
+                running[run].join(CALL_ENDS_WITHIN_S)
                 if running[run].is_alive():
                     self._late(run)
             if failed:
@@ -426,7 +427,7 @@ class _Life:
                 if starts and not self._skipped(run):
                     running[run] = asyncio.get_running_loop().create_task(self._one_async(run))
                 elif not starts and run in running:
-                    done, _ = await asyncio.wait((running[run],), timeout=END_WAIT_S)
+                    done, _ = await asyncio.wait((running[run],), timeout=CALL_ENDS_WITHIN_S)
                     if not done:
                         self._late(run)
                     running[run].result()
@@ -455,7 +456,8 @@ class _Life:
         replayer.compare(run, lambda: value)
 
     def _late(self, run: RecordedRun) -> None:
-        self.replayer._diverge(run, "how it ends", f"it {run.end()}", f"it has not ended after {END_WAIT_S:g} s")
+        now = f"it has not ended after {CALL_ENDS_WITHIN_S:g} s"
+        self.replayer._diverge(run, "how it ends", f"it {run.end()}", now)
 
 
 def scope_of(run: RecordedRun) -> Scope:

@@ -27,7 +27,7 @@ from zray.wire.messages import JobSettings
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
-from zray.worker.execution import Generators
+from zray.worker.execution import Generators, RunsRecorded
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
@@ -42,7 +42,6 @@ from zray.worker.run.streams import Streams
 
 if TYPE_CHECKING:
     from zray.worker.actors.calls import ActorHost
-    from zray.worker.recording import RunRecorder
 
 NO_FUNCTION = (b"", None)
 # Fields of the context that a run changes: restored after another run that is nested in it.
@@ -64,7 +63,7 @@ class TaskExecutor:
         self.actor: ActorHost | None = None
         self.release: Waiter | None = None  # of an actor that ends: done when the node knows it
         self.forked = False  # this is a child of the worker, made by user code
-        self.recorder: RunRecorder | None = None  # of a job that is recorded
+        self.recorder: RunsRecorded | None = None  # of a job that is recorded
         self._idle: Waiter | None = None  # of the main thread, while it waits
         self.machine = WorkerMachine(rt.node, rt.marks, rt.send, self)
         self.queue = self.machine.queue

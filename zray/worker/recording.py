@@ -7,6 +7,7 @@ task that ends its process can be run again too.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import pickle
 import random
@@ -14,13 +15,23 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.core import recording
 from zray.core.recording import RecordedCalls, running
 from zray.core.runtime import Runtime
 from zray.recording.files import RecordLimits
-from zray.recording.records import CALL, CONSTRUCTOR, ITEM_OF_MAP, TASK, Item, Piece, Randomness, RunEnded, RunStarted
+from zray.recording.records import (
+    ACTOR_CALL,
+    CONSTRUCTOR,
+    ITEM_OF_MAP,
+    PLAIN_TASK,
+    Item,
+    Piece,
+    Randomness,
+    RunEnded,
+    RunStarted,
+)
 from zray.values import serialization
 from zray.wire.messages import FAILED
 from zray.worker.actors.life import ActorLife, sizes_of
@@ -29,45 +40,55 @@ from zray.worker.queue import ARGS, EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK
 from zray.worker.run import streams
 from zray.worker.run.results import failure_in
 
-if TYPE_CHECKING:
-    from zray.worker.executor import TaskExecutor
+MT_BYTES = 624 * 4 + 4  # the words and the position of numpy's MT19937
+MT_WORDS_COMPARED = 8  # of ``random``: any number of draws, and any other seed, change these or the position
 
 
 class RandomStates:
-    """The states of ``random`` and ``numpy.random``, each recorded when it differs from the one before."""
+    """The states of ``random`` and ``numpy.random``, each recorded when it differs from the one before.
+
+    Reading both takes 50 us.  So numpy's is compared in its memory (1 us), and of the other only a part is compared.
+    """
 
     def __init__(self, append: Callable[[Any], object]):
         self._append = append
         self._numbers = itertools.count(1)
-        self._last: dict[str, tuple[Any, int]] = {}
+        self._plain: tuple[Any, int] = None, 0  # what is compared, the number of the state
+        self._numpy: tuple[Any, int] = None, 0
         self._lock = threading.Lock()  # calls of a threaded actor
 
     def numbers(self) -> list[int]:
         """The numbers of the present states; 0 for numpy where it is not loaded."""
         numpy = sys.modules.get("numpy.random")
         with self._lock:
-            found = [self._number("random", random.getstate(), lambda a, b: a == b)]
-            found.append(0 if numpy is None else self._number("numpy", numpy.get_state(), _same_numpy))
-        return found
+            state = random.getstate()
+            words = state[1]
+            compared = words[:MT_WORDS_COMPARED], words[-1], state[2]
+            if self._plain[0] != compared:
+                self._plain = compared, self._record("random", state)
+            return [self._plain[1], 0 if numpy is None else self._of_numpy(numpy)]
 
-    def _number(self, source: str, state: Any, same: Callable[[Any, Any], bool]) -> int:
-        last = self._last.get(source)
-        if last is not None and same(last[0], state):
-            return last[1]
+    def _of_numpy(self, numpy: Any) -> int:
+        generator: Any = numpy.get_bit_generator()
+        memory = None
+        if type(generator) is numpy.MT19937:
+            memory = ctypes.string_at(generator.ctypes.state_address, MT_BYTES)
+        if memory is None or self._numpy[0] != memory:
+            state = numpy.get_state()
+            # A second Gaussian that is kept is no part of the memory: while there is one, compare nothing.
+            self._numpy = None if state[3:4] == (1,) else memory, self._record("numpy", state)
+        return self._numpy[1]
+
+    def _record(self, source: str, state: Any) -> int:
         number = next(self._numbers)
-        self._last[source] = state, number
         self._append(Randomness(number, source, pickle.dumps(state, 5)))
         return number
-
-
-def _same_numpy(one: Any, other: Any) -> bool:
-    return one[2:] == other[2:] and one[0] == other[0] and bool((one[1] == other[1]).all())
 
 
 class RunRecorder:
     """The runs of one process."""
 
-    def __init__(self, calls: RecordedCalls, executor: TaskExecutor):
+    def __init__(self, calls: RecordedCalls, executor: Any):
         self.calls = calls
         self.executor = executor
         self.append = calls.file.append
@@ -76,7 +97,7 @@ class RunRecorder:
 
     def install(self) -> None:
         """Put it around what the executor runs.  Under the lock, before the first function comes."""
-        executor: Any = self.executor
+        executor = self.executor
         executor.recorder = self
         executor.run_one = self._around_run(executor.run_one)
         executor.streams = _RecordedStreams(executor.streams, self)
@@ -182,7 +203,7 @@ class RunRecorder:
         stored = [value for value in listed if type(value) is list and value[0] != FAILED]
         if stored:
             executor.rt.values.prefetch(stored)
-        return self._start(TASK if actor is None else CALL, task, executor.name_of(task),
+        return self._start(PLAIN_TASK if actor is None else ACTOR_CALL, task, executor.name_of(task),
                            self.calls.piece_of(task[ARGS]), {}, actor.life if actor is not None else None)
 
     def _start(self, kind: str, task: list[Any], name: str, args: Piece, options: dict[str, Any],
@@ -248,6 +269,6 @@ class _RecordedStreams:
             yield item
 
 
-def record_runs(runtime: Runtime, executor: TaskExecutor, limits: list[Any]) -> None:
+def record_runs(runtime: Runtime, executor: Any, limits: list[Any]) -> None:
     """Record this worker from now on.  Under the lock, as it takes on its job; ``limits`` as in the job's settings."""
     RunRecorder(recording.begin(runtime, RecordLimits(*limits)), executor).install()

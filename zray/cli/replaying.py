@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 @click.option("--task", metavar="ID|NAME", help="only this task; or this call of an actor, after the calls before it")
 @click.option("--actor", metavar="ID|NAME", help="only this actor: its constructor and its calls, in order")
 @click.option("--life", type=click.IntRange(min=0), help="with --actor: which of its lives, if it was restarted")
+@click.option("--driver", is_flag=True, help="only the driver: its script runs again, and gets the recorded answers")
 @click.option("--until", metavar="ID|NAME", help="end after this run")
 @click.option("--keep-going", is_flag=True, help="report each run that diverges, not only the first")
 @click.option("--pdb", is_flag=True, help="run the task, or the --until call of the actor, in the debugger")
-def replay(folder: str, listing: bool, task: str | None, actor: str | None, life: int | None, until: str | None,
-           keep_going: bool, pdb: bool) -> None:
+def replay(folder: str, listing: bool, task: str | None, actor: str | None, life: int | None, driver: bool,
+           until: str | None, keep_going: bool, pdb: bool) -> None:
     """Run the recording in DIR again, in this process, and report the first divergence.
 
     A recording is made by `zray run --record DIR script.py`, or with ZRAY_RECORD=DIR.  A run gets its recorded
@@ -36,8 +37,9 @@ def replay(folder: str, listing: bool, task: str | None, actor: str | None, life
     from zray.replay.reading import CannotReplay, read
     from zray.replay.running import Replayer
 
-    if task and (actor or until) or (life is not None and not actor):
-        raise click.UsageError("--task goes without --actor and --until; --life goes with --actor")
+    if (bool(task) + bool(actor) + driver > 1) or (until and (task or driver)) or (life is not None and not actor):
+        raise click.UsageError("give one of --task, --actor and --driver; --until goes with --actor or alone, and "
+                               "--life with --actor")
     if pdb and not (task or (actor and until)):
         raise click.UsageError("--pdb needs to know what to debug: give --task, or --actor and --until")
     try:
@@ -50,7 +52,10 @@ def replay(folder: str, listing: bool, task: str | None, actor: str | None, life
                 click.echo(f"{run}: {run.end()}")
             return
         with Replayer(recording, lambda text: click.echo(text, err=True)) as replayer:
-            if task or actor:
+            if driver:
+                one = replayer.driver()
+                what, found = "the driver", [one] if one is not None else []
+            elif task or actor:
                 what, one = _replay_one(recording, replayer, (task, actor, until), life, pdb)
                 found = [one] if one is not None else []
             else:

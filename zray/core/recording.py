@@ -245,14 +245,15 @@ def begin(runtime: Runtime, limits: RecordLimits) -> RecordedCalls:
     process = runtime.process
     file = RecordFile(limits, f"{process.kind}-{process.pid}-{process.incarnation.hex()}")
     main = sys.modules.get("__main__")
+    is_module = getattr(main, "__spec__", None) is not None
+    node = {name: str(process.node_info.get(name) or "") for name in ("NodeID", "NodeManagerAddress")}
     file.append(About({
-        "format": RECORD_FORMAT, "zray": __version__, "python": process.python, "kind": process.kind,
-        "pid": process.pid, "incarnation": process.incarnation, "endpoint": process.endpoint, "node": process.node, "job": process.job,
-        "namespace": process.namespace, "node_info": {name: str(process.node_info.get(name) or "")
-                                                      for name in ("NodeID", "NodeManagerAddress")},
-        "started_ns": time.time_ns(), "script": getattr(main, "__file__", "") or "", "cwd": os.getcwd(),
-        "sys_path": list(sys.path), "ray_version": ray_names.installed_version(),
-        "hash_seed": os.environ.get("PYTHONHASHSEED", ""),
+        "format": RECORD_FORMAT, "zray": __version__, "python": process.python,
+        "ray_version": ray_names.installed_version(), "kind": process.kind, "pid": process.pid,
+        "incarnation": process.incarnation, "endpoint": process.endpoint, "node": process.node, "node_info": node,
+        "job": process.job, "namespace": process.namespace, "started_ns": time.time_ns(), "cwd": os.getcwd(),
+        "sys_path": list(sys.path), "script": "" if is_module else getattr(main, "__file__", "") or "",
+        "argv": list(sys.argv), "hash_seed": os.environ.get("PYTHONHASHSEED", ""),
         "value_bytes_max": limits.value_bytes_max, "bytes_max": limits.bytes_max}))
     calls = RecordedCalls(runtime, file)
     calls.install()

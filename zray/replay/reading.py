@@ -59,6 +59,8 @@ class RecordedRun:
 
     def __str__(self) -> str:
         started = self.started
+        if not started.task:
+            return started.name
         attempt = f", attempt {started.attempt}" if started.attempt and started.kind != CONSTRUCTOR else ""
         name = ids.short(started.task) if started.kind != CONSTRUCTOR else f"actor {started.actor.hex()}"
         return f"{started.name} ({name}{attempt})"
@@ -196,6 +198,18 @@ class Recording:
         if wanted not in lives:
             raise CannotReplay(f"{found[0]} has no life {wanted}; recorded are {sorted(lives)}")
         return lives[wanted]
+
+    def driver(self) -> RecordedRun:
+        """All that the driver asked, as one run."""
+        found = [process for process in self.processes if process.facts["kind"] == "driver"]
+        if not found:
+            raise CannotReplay("the driver is not in the recording")
+        facts = found[0].facts
+        run = RecordedRun(found[0], RunStarted(
+            0, "driver", b"", 0, f"the driver {os.path.basename(facts['script'])}", b"", 0, Piece(b"", 0), [], [], b"",
+            0, [], facts["started_ns"], {}), 0)
+        run.asked = found[0].outside
+        return run
 
     def constructor_of(self, run: RecordedRun) -> RecordedRun:
         for each in self.life(run.started.actor, run.started.life):

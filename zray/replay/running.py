@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import pickle
 import random
+import runpy
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
@@ -132,6 +135,30 @@ class Replayer:
         runs = [run for run in self.recording.life(started.actor, started.life) if run is not constructor]
         life = _Life(self, constructor, runs, until, call)
         return self._checked(constructor, getattr(life, options["mode"]))
+
+    def driver(self) -> Divergence | None:
+        """Run the driver's script again, which gets its recorded answers; its own results cannot be compared."""
+        run = self.recording.driver()
+        facts = run.process.facts
+        script = os.path.join(facts["cwd"], facts["script"])
+        if not facts["script"] or not os.path.isfile(script):
+            raise CannotReplay("the driver was no script, or its file is gone: replay its tasks and actors")
+
+        def play() -> None:
+            scope = self.begin(run, None)
+            token, argv = enter(scope), sys.argv
+            sys.argv = [script, *facts["argv"][1:]]
+            try:
+                with self.runtime.as_session():
+                    runpy.run_path(script, run_name="__main__")
+                scope.end()
+            except SystemExit as error:
+                self.say(f"the driver ends by sys.exit({error.code!r})")
+            finally:
+                leave(token)
+                sys.argv = argv
+
+        return self._checked(run, play)
 
     def _checked(self, run: RecordedRun, replay: Callable[[], None]) -> Divergence | None:
         try:

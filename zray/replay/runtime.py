@@ -5,14 +5,16 @@ So nothing runs but the one run that is replayed.  A question that differs from 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from zray.api import context
 from zray.base import errors, ids
 from zray.base.named_tuples import NamedTuple
 from zray.base.plain_text import representation
@@ -162,6 +164,16 @@ class ReplayRuntime:
 
     def shutdown(self) -> None:
         """Called by user code too: the replay goes on."""
+
+    @contextlib.contextmanager
+    def as_session(self) -> Iterator[None]:
+        """For the code of a driver: its ``init()`` finds this runtime."""
+        plain = context.init
+        context.init = lambda address=None, **options: context._context(self)
+        try:
+            yield
+        finally:
+            context.init = plain
 
     def uninstall(self) -> None:
         if refs._hooks["runtime"] is self:

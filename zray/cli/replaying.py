@@ -131,9 +131,14 @@ def debugged(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
                                               inspect.isasyncgenfunction)):
             debugger.set_trace()  # its body runs later: `step` leads there
             return function(*args, **kwargs)
-        return debugger.runcall(function, *args, **kwargs)
+        debugger.reset()
+        sys.settrace(debugger.trace_dispatch)  # Pdb.runcall() does not say whether the user has quit
+        try:
+            return function(*args, **kwargs)
+        finally:
+            sys.settrace(None)
     except bdb.BdbQuit:
-        raise click.Abort from None
+        raise KeyboardInterrupt from None
     except Exception as error:
         traceback.print_exc()
         if error.__traceback__ is not None:

@@ -94,7 +94,7 @@ class RecordFile:
             bytes_max = self.limits.bytes_max
             if self.nbytes + len(frame) > bytes_max:
                 self._write(encode(LimitReached(bytes_max)))
-                self._stop(f"it has {self.nbytes} bytes, and the setting record_bytes_max allows {bytes_max}")
+                self._stop(f"the setting record_bytes_max allows {bytes_max} bytes")
                 return False
             return self._write(frame)
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from functools import partial
 from types import AsyncGeneratorType, GeneratorType
-from typing import Any
+from typing import Any, NoReturn
 
 from zray.base.errors import AsyncioActorExit, ExitActor, from_failure
 from zray.base.ids import return_id
@@ -47,7 +47,10 @@ from zray.replay.runtime import (
 )
 from zray.values import serialization
 
-CALL_ENDS_WITHIN_S = 60.0  # a call that ran beside others has ended in its record: it must end here too
+# A call that ran beside others has ended in its record, so it must end here: in so many times its recorded time, and
+# this much for a busy machine.
+CALL_TIMES_MAX = 10
+CALL_ENDS_WITHIN_S = 20.0
 Call = Callable[[Any, tuple, dict[str, Any]], Any]  # (function, args, kwargs) -> its value
 
 
@@ -341,7 +344,7 @@ class Replayer:
             self._diverge(run, what, recorded, now)
 
     @staticmethod
-    def _diverge(run: RecordedRun, what: str, recorded: str, now: str) -> None:
+    def _diverge(run: RecordedRun, what: str, recorded: str, now: str) -> NoReturn:
         raise Diverged(Divergence(str(run), what, recorded, now))
 
 
@@ -355,6 +358,7 @@ class _Life:
         self.until = until
         self.call = call
         self.instance: Any = None
+        self.left_out: list[RecordedRun] = []
         self.runs = runs if until is None else runs[:runs.index(until) + 1]
 
     def _construct(self) -> bool:
@@ -387,9 +391,11 @@ class _Life:
         if any(piece.failure is not None for piece in run.started.deps):
             return True
         why = self.replayer._why_not(run)
-        if why and run is not self.until:
-            self.replayer.say(f"left out: {run}: {why}")
-        return bool(why) and run is not self.until
+        if not why or run is self.until:
+            return False
+        self.replayer.say(f"left out: {run}: {why}")
+        self.left_out.append(run)
+        return True
 
     def _method(self, run: RecordedRun) -> Any:
         return method_of(self.instance, run.started.function)
@@ -436,9 +442,9 @@ class _Life:
                 running[run] = threading.Thread(target=copy_context().run, args=(work, run), daemon=True)
                 running[run].start()
             elif not starts and run in running:
-                running[run].join(CALL_ENDS_WITHIN_S)
+                running[run].join(patience := self._patience(run))
                 if running[run].is_alive():
-                    self._late(run)
+                    self._late(run, patience)
             if failed:
                 raise failed[0]
 
@@ -454,9 +460,9 @@ class _Life:
                 if starts and not self._skipped(run):
                     running[run] = asyncio.get_running_loop().create_task(self._one_async(run))
                 elif not starts and run in running:
-                    done, _ = await asyncio.wait((running[run],), timeout=CALL_ENDS_WITHIN_S)
+                    done, _ = await asyncio.wait((running[run],), timeout=(patience := self._patience(run)))
                     if not done:
-                        self._late(run)
+                        self._late(run, patience)
                     running[run].result()
             if self.until is not None and self.until in running:
                 await running[self.until]
@@ -482,8 +488,15 @@ class _Life:
             return
         replayer.compare(run, lambda: value)
 
-    def _late(self, run: RecordedRun) -> None:
-        now = f"it has not ended after {CALL_ENDS_WITHIN_S:g} s"
+    @staticmethod
+    def _patience(run: RecordedRun) -> float:
+        """How long to wait for a call that has ended in its record, in seconds."""
+        return CALL_ENDS_WITHIN_S + CALL_TIMES_MAX * (run.ended.took_ns if run.ended is not None else 0) / 1e9
+
+    def _late(self, run: RecordedRun, waited_s: float) -> NoReturn:
+        now = f"it has not ended after {waited_s:.0f} s"
+        if self.left_out:
+            raise Unanswered(f"{run}: {now}; it may wait for {self.left_out[-1]}, which was left out")
         self.replayer._diverge(run, "how it ends", f"it {run.end()}", now)
 
 

@@ -183,6 +183,8 @@ def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
 def _init_local(options: dict[str, Any]) -> ClusterContext:
     from zray.api.local_mode import LocalRuntime
 
+    if os.environ.get("ZRAY_RECORD"):
+        logging.getLogger("zray").warning("ZRAY_RECORD is set, and local mode is not recorded: debug it as it runs.")
     given = ("num_cpus", "num_gpus", "resources", "namespace", "runtime_env")
     return _context(LocalRuntime(*(options.get(name) for name in given)))
 

@@ -44,7 +44,7 @@ def replay(folder: str, listing: bool, task: str | None, actor: str | None, life
         raise click.UsageError("--pdb needs to know what to debug: give --task, or --actor and --until")
     try:
         recording = read(folder)
-        _prepare(recording, os.path.abspath(folder))
+        _prepare(recording)
         for note in recording.notes():
             click.echo(f"note: {note}", err=True)
         if listing:
@@ -97,7 +97,7 @@ def _replay_one(recording: Recording, replayer: Replayer, which: tuple[str | Non
     return f"{constructor}, {replayer.count} runs", found
 
 
-def _prepare(recording: Recording, folder: str) -> None:
+def _prepare(recording: Recording) -> None:
     """Make this process like the recorded one: the order of sets, the working directory, the import path, ray."""
     from zray.base import ray_names
 

@@ -69,7 +69,7 @@ class RecordFile:
         self.nbytes = 0
         self.stopped = ""  # why nothing more is recorded
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser of user code may call zray, and so come here, at any point
         self._descriptor = -1
         try:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

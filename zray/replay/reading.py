@@ -9,6 +9,7 @@ from typing import Any
 
 from zray.base import ids
 from zray.base.version import __version__
+from zray.handles.options import DYNAMIC, STREAMING
 from zray.recording.files import RECORDING_MARK
 from zray.recording.records import (
     ACTOR_CALL,
@@ -65,6 +66,17 @@ class RecordedRun:
         name = ids.short(started.task) if started.kind != CONSTRUCTOR else f"actor {started.actor.hex()}"
         return f"{started.name} ({name}{attempt})"
 
+    def piece_of(self, oid: bytes) -> Piece | None:
+        """The record of a return or an item of this run."""
+        started = self.started
+        index = int.from_bytes(oid[ids.TASK_SIZE:], "little")
+        if oid[:ids.TASK_SIZE] != started.task or self.ended is None:
+            return None
+        if started.returns == STREAMING:
+            return self.items.get(index)
+        place = index - (ids.DYNAMIC_FIRST if started.returns == DYNAMIC else 1)
+        return self.ended.pieces[place] if 0 <= place < len(self.ended.pieces) else None
+
     def end(self) -> str:
         """How it ended, in a word or two."""
         if self.ended is None:
@@ -120,7 +132,8 @@ class Recording:
     """All processes of a recording."""
 
     def __init__(self, processes: Iterable[RecordedProcess]):
-        self.processes = sorted(processes, key=lambda process: process.facts["started_ns"])
+        self.processes = sorted(processes, key=lambda process: (
+            process.facts["kind"] != "driver", process.facts["started_ns"]))
         self.runs = sorted((run for process in self.processes for run in process.runs.values()),
                            key=lambda run: run.key)
         self.definitions = {key: each for process in self.processes for key, each in process.definitions.items()}

@@ -16,6 +16,7 @@ import inspect
 import os
 import pickle
 import random
+import re
 import runpy
 import sys
 import threading
@@ -26,8 +27,8 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any, NoReturn
 
 from zray.base.errors import AsyncioActorExit, ExitActor, from_failure
-from zray.base.ids import return_id
-from zray.base.plain_text import representation
+from zray.base.ids import DYNAMIC_FIRST, return_id
+from zray.base.plain_text import REPR_MAX, representation
 from zray.base.task_errors import RayTaskError, TaskErrorRecord
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.recording.records import CONSTRUCTOR, ITEM_OF_MAP, Piece, digest_of
@@ -46,10 +47,12 @@ from zray.replay.runtime import (
     shown_value,
 )
 from zray.values import serialization
+from zray.worker.run import invoke
 
 # A call that ran beside others has ended in its record, so it must end here: in so many times its recorded time, and
 # this much for a busy machine.
 CALL_TIMES_MAX = 10
+ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")  # in texts of errors: each process has its own
 CALL_ENDS_WITHIN_S = 20.0
 Call = Callable[[Any, tuple, dict[str, Any]], Any]  # (function, args, kwargs) -> its value
 
@@ -248,7 +251,7 @@ class Replayer:
         """Run ``made()`` and compare its returns or its error; returns its value."""
         try:
             value = made()
-            values = list(self._returns(run, value))
+            values = [(each, self._packed(run, each)) for each in self._returns(run, value)]
         except (Diverged, RecordEnds, Unanswered, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -269,8 +272,10 @@ class Replayer:
         several = isinstance(value, GeneratorType)
         if count == STREAMING:
             for index, item in enumerate(value, 1):
-                self._compare_piece(run, f"item {index}", run.items.get(index), item)
-                self.runtime.made[return_id(run.started.task, index)] = _payload(item)
+                payload = self._packed(run, item)
+                self._compare_piece(run, f"item {index}", run.items.get(index), item, payload)
+                if self._quiet:
+                    self.runtime.made[return_id(run.started.task, index)] = payload
             yield None
         elif run.started.kind == CONSTRUCTOR or count == 0:
             return
@@ -280,27 +285,49 @@ class Replayer:
         elif count == 1:
             yield value
         else:
-            yield from tuple(value)
+            try:
+                values = tuple(value)
+            except TypeError:
+                raise invoke.not_several(value, count) from None
+            if len(values) != count:
+                raise invoke.wrong_count(len(values), count)
+            yield from values
 
-    def compare_values(self, run: RecordedRun, values: list[Any]) -> None:
+    @staticmethod
+    def _packed(run: RecordedRun, value: Any) -> bytes:
+        """The serialised value.  One that cannot be pickled fails its task, as in a worker; of an item it is b""."""
+        try:
+            return serialization.to_bytes(serialization.dumps(value))
+        except Exception:
+            if run.started.kind != ITEM_OF_MAP:
+                raise
+            return b""
+
+    def compare_values(self, run: RecordedRun, values: list[tuple[Any, bytes]]) -> None:
         scope_of(run).end()
         if self._quiet or run.ended is None:
             self._keep(run, values)
             return
         if run.failure is not None and not run.ended.pieces:
-            self._diverge(run, "its result", error_text(run.failure), _all(values))
+            self._diverge(run, "its result", error_text(run.failure), _all([value for value, _ in values]))
+        if is_call(run) and not run.ended.pieces and values and self._is_async(run):
+            self.say(f"{run}: its actor ended during it, and here it ends by itself")
+            return
         if len(values) != len(run.ended.pieces):
             self._diverge(run, "its result", f"{len(run.ended.pieces)} objects", f"{len(values)} objects")
-        for index, (piece, value) in enumerate(zip(run.ended.pieces, values, strict=True), 1):
+        for index, (piece, (value, payload)) in enumerate(zip(run.ended.pieces, values, strict=True), 1):
             if piece.failure is None:
-                self._compare_piece(run, "its result" if len(values) == 1 else f"return {index}", piece, value)
-        self._keep(run, values)
+                self._compare_piece(run, "its result" if len(values) == 1 else f"return {index}", piece, value, payload)
 
-    def _keep(self, run: RecordedRun, values: list[Any]) -> None:
+    def _is_async(self, call: RecordedRun) -> bool:
+        return self.recording.constructor_of(call).started.options["mode"] == "coroutines"
+
+    def _keep(self, run: RecordedRun, values: list[tuple[Any, bytes]]) -> None:
         """Values that other runs need and the recording has not got."""
-        if self._quiet and run.started.kind != CONSTRUCTOR:
-            for index, value in enumerate(values, 1):
-                self.runtime.made[return_id(run.started.task, index)] = _payload(value)
+        if self._quiet and run.started.returns != STREAMING:
+            first = DYNAMIC_FIRST if run.started.returns == DYNAMIC else 1
+            for index, (_, payload) in enumerate(values, first):
+                self.runtime.made[return_id(run.started.task, index)] = payload
 
     def compare_error(self, run: RecordedRun, error: BaseException) -> None:
         if self._quiet:
@@ -308,7 +335,7 @@ class Replayer:
                              f"{type(error).__name__}: {error}") from error
         scope_of(run).end()
         ended = run.ended
-        now = f"{type(error).__qualname__}: {error}"
+        now = _text_of(error)
         if ended is None:
             self.say(f"{run}: its process ended during it; here it raises {now}")
         elif isinstance(error, (SystemExit, ExitActor, AsyncioActorExit)) and is_call(run):
@@ -327,14 +354,13 @@ class Replayer:
                  for piece in run.ended.pieces]
         return ", ".join(shown) or "no value: it ended its actor"
 
-    def _compare_piece(self, run: RecordedRun, what: str, piece: Piece | None, value: Any) -> None:
+    def _compare_piece(self, run: RecordedRun, what: str, piece: Piece | None, value: Any, payload: bytes) -> None:
         if self._quiet:
             return
         if piece is None:
             if run.ended is not None:
                 self._diverge(run, what, "nothing", representation(value))
             return
-        payload = _payload(value)
         digest = digest_of(payload) if payload else b""
         if not same_value(piece.digest, piece.payload, digest, payload):
             recorded = shown_value(piece.payload, f"{piece.nbytes} bytes, digest {piece.digest.hex()}")
@@ -524,14 +550,6 @@ def _exit() -> None:
     raise ExitActor
 
 
-def _payload(value: Any) -> bytes:
-    """The serialised value; b"" for one that cannot be pickled, as in the recording."""
-    try:
-        return serialization.to_bytes(serialization.dumps(value))
-    except Exception:
-        return b""
-
-
 def _all(values: list[Any]) -> str:
     return representation(values[0] if len(values) == 1 else values)
 
@@ -540,7 +558,15 @@ def error_text(failure: list[Any]) -> str:
     if failure[1] != "task_error":
         return f"{failure[1]}: {from_failure(failure[1], failure[2])}"
     record = TaskErrorRecord.from_bytes(failure[2])
+    cause = getattr(from_failure(failure[1], failure[2]), "cause", None)
+    if cause is not None:
+        return _text_of(cause)
     return record.traceback.rstrip().rpartition("\n")[2] or record.type_name
+
+
+def _text_of(error: BaseException) -> str:
+    text = f"{type(error).__qualname__}: {error}"
+    return text if len(text) <= REPR_MAX else text[:REPR_MAX - 3] + "..."
 
 
 def same_error(failure: list[Any], error: BaseException) -> bool:
@@ -553,4 +579,4 @@ def same_error(failure: list[Any], error: BaseException) -> bool:
     recorded = from_failure(failure[1], failure[2])
     cause = getattr(recorded, "cause", None)
     now = error.cause if isinstance(error, RayTaskError) else error
-    return cause is None or now is None or str(cause) == str(now)
+    return cause is None or now is None or ADDRESS.sub("", str(cause)) == ADDRESS.sub("", str(now))

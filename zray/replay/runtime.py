@@ -190,7 +190,7 @@ class ReplayRuntime:
         if name.startswith("__"):
             raise AttributeError(name)
         raise Unanswered(f"the run uses {name!r} of the runtime, which is not recorded: placement groups, key-values "
-                           "and questions to other nodes are not replayed")
+                         "and questions to other nodes are not replayed")
 
     # ------------------------------------------------------------ the record
 
@@ -271,11 +271,10 @@ class ReplayRuntime:
                 large = piece
         maker = self.recording.maker(oid)
         if maker is not None and oid not in self._remaking:
-            ended, index = maker.ended, int.from_bytes(oid[ids.TASK_SIZE:], "little")
-            if ended is not None and oid[:ids.TASK_SIZE] == maker.started.task and 0 < index <= len(ended.pieces):
-                payload = ended.pieces[index - 1].payload
-                if payload is not None:
-                    return payload
+            piece = maker.piece_of(oid)
+            if piece is not None and piece.payload is not None:
+                return piece.payload
+            large = piece or large
             self._remaking.add(oid)
             try:
                 self._remake(maker)
@@ -293,8 +292,8 @@ class ReplayRuntime:
             return piece.payload
         if piece.oid:
             return self.payload(piece.oid)
-        raise Unanswered(f"{what} is not in the recording: it has {piece.nbytes} bytes, more than "
-                           "record_value_bytes_max. Record with a larger one")
+        raise Unanswered(f"the recording has only the digest of {what}: {piece.nbytes} bytes are more than "
+                         "record_value_bytes_max. Record with a larger one")
 
     def _value(self, oid: bytes) -> Any:
         return serialization.loads(self.payload(oid))
@@ -462,7 +461,7 @@ def same(recorded: list[Any], now: list[Any]) -> bool:
     if len(recorded) != len(now):
         return False
     at = next((place for place, each in enumerate(recorded) if type(each) is bytes and place + 2 < len(recorded)
-               and type(recorded[place + 1]) is int), None)
+               and type(recorded[place + 1]) is int and type(recorded[place + 2]) is not int), None)
     if at is None:
         return False
     rest = recorded[:at] + recorded[at + 3:], now[:at] + now[at + 3:]

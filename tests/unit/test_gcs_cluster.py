@@ -327,6 +327,24 @@ def test_a_node_that_is_heard_again_while_its_row_becomes_dead_gets_no_part():
     assert bench.fenced == [victim] and not first.condemned()
 
 
+def test_a_node_that_does_not_know_the_others_yet_gets_no_part():
+    """They could not reach it, because it lets in only nodes that it knows; as a voter it would be no help."""
+    bench = ServiceBench(2)
+    first = next(iter(bench.services.values()))
+    first.admit({"node_id": node_id(2), "name": ""}, bench.admitted)
+    bench.run()
+    third = bench.start(2, first.hints())
+    late: list = []
+    learn, third.control.on_rows = third.control.on_rows, lambda rows, now: late.append(rows) or []
+    bench.settle()
+    assert third.incarnation in first.control.membership.answering
+    assert third.incarnation not in first.config.involved and len(first.config.voters) == 1
+    third.control.on_rows = learn
+    third._emit(learn(late[-1], bench.now))
+    bench.settle()
+    assert third.incarnation in first.config.involved and len(first.config.voters) == 3
+
+
 def test_a_minority_that_is_cut_off_declares_nobody_dead_and_writes_nothing():
     bench = ServiceBench(3)
     lonely = bench.services[bench.chain[0]]

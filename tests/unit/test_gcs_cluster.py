@@ -633,6 +633,20 @@ def test_a_long_log_becomes_a_snapshot(tmp_path, monkeypatch):
     assert state is not None and len(state.tables.rows) == 100
 
 
+def test_a_cluster_that_starts_again_has_no_objects_and_no_nodes_of_before(tmp_path):
+    first = GcsService(gcs_ports(send=print), tmp_path, incarnation=b"N000" + bytes(4), node_id=node_id(0))
+    first.admit({"node_id": node_id(0), "name": ""}, lambda *answer: None)
+    oid = bytes(28)
+    first.client.record_location(oid, {"nodes": [b"N000" + bytes(4)]})
+    first.client.swap_owner(oid, None, b"owner")
+    first.client.kv_put(b"k", b"v")
+    again = GcsService(gcs_ports(send=print), tmp_path, incarnation=b"N001" + bytes(4), node_id=node_id(1))
+    assert again.client.kv_get(b"k").result() == b"v"
+    assert again.client.get_location(oid).result() is None and again.client.read_owner(oid).result() is None
+    assert [(row["state"], row["reason"]) for _, row in again.client.list_nodes().result()] == [
+        ("dead", "the cluster was restarted")]
+
+
 def full_disk(monkeypatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -48,7 +48,8 @@ class Results:
         if failure is not None:
             values = [*values, *[failure] * (len(entries) - len(values))]
             # An entry that has a value already keeps it: the task ran again for another one.
-            failed = sum(value is failure and entry.value is None for entry, value in zip(entries, values, strict=False))
+            new = (value for entry, value in zip(entries, values, strict=False) if entry.value is None)
+            failed = sum(value is failure for value in new)
             if failed and not task.cancelling:
                 self.refs.unhandled.failed(failure, failed)
         if len(values) != len(entries):

@@ -168,7 +168,15 @@ class RecordedCalls:
         rt.next_of_stream_async = around_async("next", rt.next_of_stream_async, lambda stream: [stream.task.tid],
                                                shape_of, False)
         rt.awaitable = around_async("get", rt.awaitable, lambda ref: [[ref._oid]], _nothing, True)
+        rt.shutdown = self._closing(rt.shutdown)
         rt.future, rt.fulfil = self._future(rt.future), self._fulfil(rt.fulfil)
+
+    def _closing(self, call: Callable[..., Any]) -> Any:
+        def shutdown(*args: Any, **kwargs: Any) -> None:
+            call(*args, **kwargs)
+            self.file.close()
+
+        return shutdown
 
     def _given(self) -> list[Any]:
         """The arguments of the call under way: digest, size, value if small, places and objects of references."""

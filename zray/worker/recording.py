@@ -14,7 +14,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from zray.core import recording
@@ -251,22 +251,48 @@ class _RecordedStreams:
         self._recorder = recorder
 
     def run(self, task: list[Any], value: Any, lease: Any) -> Any:
-        return self._plain.run(task, self._items(task, value), lease)
+        return self._plain.run(task, _Items(streams.iterate(value, task), self._recorder.item), lease)
 
     async def run_async(self, task: list[Any], value: Any, lease: Any) -> Any:
-        return await self._plain.run_async(task, self._items_async(task, value), lease)
+        items = _AsyncItems(streams.aiterate(value, task), self._recorder.item)
+        return await self._plain.run_async(task, items, lease)
 
-    def _items(self, task: list[Any], value: Any) -> Iterator[Any]:
-        for index, item in enumerate(streams.iterate(value, task), 1):
-            self._recorder.item(index, item)
-            yield item
 
-    async def _items_async(self, task: list[Any], value: Any) -> AsyncIterator[Any]:
-        index = 0
-        async for item in streams.aiterate(value, task):
-            index += 1
-            self._recorder.item(index, item)
-            yield item
+class _Items:
+    """The items of a generator, recorded.  It holds no item, as a generator around it would while it waits."""
+
+    def __init__(self, items: Any, note: Callable[[int, Any], None]):
+        self._items, self._note = items, note
+        self._count = 0
+
+    def __iter__(self) -> _Items:
+        return self
+
+    def __next__(self) -> Any:
+        return self._noted(next(self._items))
+
+    def _noted(self, item: Any) -> Any:
+        self._count += 1
+        self._note(self._count, item)
+        return item
+
+    def close(self) -> None:
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            close()
+
+
+class _AsyncItems(_Items):
+    """The same for an async generator."""
+
+    def __aiter__(self) -> _AsyncItems:
+        return self
+
+    async def __anext__(self) -> Any:
+        return self._noted(await anext(self._items))
+
+    async def aclose(self) -> None:
+        await self._items.aclose()
 
 
 def record_runs(runtime: Runtime, executor: Any, limits: list[Any]) -> None:

@@ -99,6 +99,18 @@ def test_errors_of_returns_are_those_of_a_worker():
         assert replayed(recorded(threading.Lock, ended=failure(error))) == (None, [])
 
 
+def test_the_items_of_a_generator_are_returns_as_a_worker_takes_them():
+    from zray.worker.run import invoke
+
+    def items(n):
+        yield from range(n)
+
+    assert replayed(recorded(items, 5, ended=[piece(0), piece(1)], returns=2)) == (None, [])  # the rest is dropped
+    assert replayed(recorded(items, 0, ended=failure(invoke.wrong_count(0, 1)))) == (None, [])
+    found, _ = replayed(recorded(items, 2, ended=[piece(0), piece(7)], returns=2))
+    assert (found.what, found.recorded, found.now) == ("return 2", "7", "1")
+
+
 def test_a_function_that_cannot_be_unpickled_says_so():
     with pytest.raises(CannotReplay, match="f cannot be unpickled: ModuleNotFoundError: No module named 'nowhere'.* "
                                            "Replay where the modules that it imports are installed"):

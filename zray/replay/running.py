@@ -31,7 +31,7 @@ from zray.base.ids import DYNAMIC_FIRST, return_id
 from zray.base.plain_text import REPR_MAX, representation
 from zray.base.task_errors import RayTaskError, TaskErrorRecord
 from zray.handles.options import DYNAMIC, STREAMING
-from zray.recording.records import CONSTRUCTOR, ITEM_OF_MAP, Piece, digest_of
+from zray.recording.records import CONSTRUCTOR, ITEM_OF_MAP, Piece, RunEnded, digest_of
 from zray.replay.reading import CannotReplay, RecordedRun, Recording, is_call
 from zray.replay.runtime import (
     Diverged,
@@ -54,6 +54,7 @@ from zray.worker.run import invoke
 CALL_TIMES_MAX = 10
 ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")  # in texts of errors: each process has its own
 CALL_ENDS_WITHIN_S = 20.0
+_END = object()
 Call = Callable[[Any, tuple, dict[str, Any]], Any]  # (function, args, kwargs) -> its value
 
 
@@ -249,9 +250,14 @@ class Replayer:
 
     def compare(self, run: RecordedRun, made: Callable[[], Any]) -> Any:
         """Run ``made()`` and compare its returns or its error; returns its value."""
+        count, text = 0, ""
         try:
             value = made()
-            values = [(each, self._packed(run, each)) for each in self._returns(run, value)]
+            for each in self._returns(run, value):
+                count += 1
+                self._take(run, count, each)
+                text = text or representation(each)
+                del each  # a generator may look at what is held of its items
         except (Diverged, RecordEnds, Unanswered, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -259,7 +265,9 @@ class Replayer:
             self.compare_error(run, error)
             return None
         self._check_threads()
-        self.compare_values(run, values)
+        scope_of(run).end()
+        if run.ended is not None and not self._quiet:
+            self._compare_end(run, run.ended, count, text)
         return value
 
     def _check_threads(self) -> None:
@@ -279,9 +287,17 @@ class Replayer:
             yield None
         elif run.started.kind == CONSTRUCTOR or count == 0:
             return
-        elif count == DYNAMIC or (several and run.started.kind != ITEM_OF_MAP):
-            for item in value:
+        elif count == DYNAMIC:
+            yield from value
+        elif several and run.started.kind != ITEM_OF_MAP:  # as zray.worker.run.generators
+            for made in range(1, count + 1):
+                item = next(value, _END)
+                if item is _END:
+                    raise invoke.wrong_count(made - 1, count)
                 yield item
+                del item
+            next(value, None)  # a worker takes one more, to see whether there are too many
+            value.close()
         elif count == 1:
             yield value
         else:
@@ -303,31 +319,30 @@ class Replayer:
                 raise
             return b""
 
-    def compare_values(self, run: RecordedRun, values: list[tuple[Any, bytes]]) -> None:
-        scope_of(run).end()
-        if self._quiet or run.ended is None:
-            self._keep(run, values)
-            return
-        if run.failure is not None and not run.ended.pieces:
-            self._diverge(run, "its result", error_text(run.failure), _all([value for value, _ in values]))
-        if is_call(run) and not run.ended.pieces and values and self._is_async(run):
-            self.say(f"{run}: its actor ended during it, and here it ends by itself")
-            return
-        if len(values) != len(run.ended.pieces):
-            self._diverge(run, "its result", f"{len(run.ended.pieces)} objects", f"{len(values)} objects")
-        for index, (piece, (value, payload)) in enumerate(zip(run.ended.pieces, values, strict=True), 1):
+    def _take(self, run: RecordedRun, index: int, value: Any) -> None:
+        """Compare one return, or keep it for the run that needs it."""
+        started, payload = run.started, self._packed(run, value)
+        if self._quiet:
+            if started.returns != STREAMING:
+                first = DYNAMIC_FIRST if started.returns == DYNAMIC else 1
+                self.runtime.made[return_id(started.task, first + index - 1)] = payload
+        elif run.ended is not None and index <= len(run.ended.pieces):
+            piece = run.ended.pieces[index - 1]
             if piece.failure is None:
-                self._compare_piece(run, "its result" if len(values) == 1 else f"return {index}", piece, value, payload)
+                what = "its result" if started.returns in (1, STREAMING) else f"return {index}"
+                self._compare_piece(run, what, piece, value, payload)
+
+    def _compare_end(self, run: RecordedRun, ended: RunEnded, count: int, text: str) -> None:
+        """The run has returned ``count`` objects; ``text`` shows the first."""
+        if ended.failure is not None and not ended.pieces:
+            self._diverge(run, "its result", error_text(ended.failure), text or "nothing")
+        if is_call(run) and not ended.pieces and count and self._is_async(run):
+            self.say(f"{run}: its actor ended during it, and here it ends by itself")
+        elif count != len(ended.pieces):
+            self._diverge(run, "its result", f"{len(ended.pieces)} objects", f"{count} objects")
 
     def _is_async(self, call: RecordedRun) -> bool:
         return self.recording.constructor_of(call).started.options["mode"] == "coroutines"
-
-    def _keep(self, run: RecordedRun, values: list[tuple[Any, bytes]]) -> None:
-        """Values that other runs need and the recording has not got."""
-        if self._quiet and run.started.returns != STREAMING:
-            first = DYNAMIC_FIRST if run.started.returns == DYNAMIC else 1
-            for index, (_, payload) in enumerate(values, first):
-                self.runtime.made[return_id(run.started.task, index)] = payload
 
     def compare_error(self, run: RecordedRun, error: BaseException) -> None:
         if self._quiet:
@@ -548,10 +563,6 @@ def method_of(instance: Any, name: str) -> Any:
 
 def _exit() -> None:
     raise ExitActor
-
-
-def _all(values: list[Any]) -> str:
-    return representation(values[0] if len(values) == 1 else values)
 
 
 def error_text(failure: list[Any]) -> str:

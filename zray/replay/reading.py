@@ -58,6 +58,12 @@ class RecordedRun:
     def failure(self) -> list[Any] | None:
         return self.ended.failure if self.ended is not None else None
 
+    @property
+    def ended_with_actor(self) -> bool:
+        """It ended its actor, or the end of its actor ended it: it has no result."""
+        ended = self.ended
+        return ended is not None and not ended.pieces and ended.failure is None and self.started.returns != 0
+
     def __str__(self) -> str:
         started = self.started
         if not started.task:
@@ -81,6 +87,8 @@ class RecordedRun:
         """How it ended, in a word or two."""
         if self.ended is None:
             return "its process ended"
+        if self.ended_with_actor and self.started.kind == ACTOR_CALL:
+            return "ended with its actor"
         if self.failure is not None:
             return "failed" if self.failure[1] == "task_error" else str(self.failure[1])
         return "ended"

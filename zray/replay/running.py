@@ -125,6 +125,8 @@ class Replayer:
             return "its process ended during it; --task runs it here"
         if run.failure is not None and run.failure[1] != "task_error":
             return f"it ended with {run.failure[1]!r}"
+        if run.failure is not None and TaskErrorRecord.from_bytes(run.failure[2]).type_name == "KeyboardInterrupt":
+            return "it was interrupted"
         return ""
 
     def task(self, run: RecordedRun, call: Call = plainly) -> Divergence | None:
@@ -136,8 +138,8 @@ class Replayer:
         """Replay one life of an actor, up to the call ``until``, which ``call`` runs."""
         options = constructor.started.options
         if options["restored"]:
-            raise CannotReplay(f"{constructor}: life {constructor.started.life} began from a checkpoint, which is not "
-                               "in the recording; its first life can be replayed")
+            raise CannotReplay(f"life {constructor.started.life} began from a checkpoint and calls of an earlier life, "
+                               "which are not in the recording; the first life can be replayed")
         started = constructor.started
         runs = [run for run in self.recording.life(started.actor, started.life) if run is not constructor]
         life = _Life(self, constructor, runs, until, call)
@@ -459,7 +461,7 @@ class _Life:
     def _events(self) -> list[tuple[bool, RecordedRun]]:
         """(is it a start, run), in the order of the record."""
         found = [(run.place, True, run) for run in self.runs] + [
-            (run.end_place, False, run) for run in self.runs if run.ended is not None]
+            (run.end_place, False, run) for run in self.runs if run.ended is not None and not run.ended_with_actor]
         return [(starts, run) for _, starts, run in sorted(found, key=lambda event: event[0])]
 
     def threads(self) -> None:
@@ -552,17 +554,13 @@ def method_of(instance: Any, name: str) -> Any:
     if name == "__ray_ready__":
         return lambda: True
     if name == "__ray_terminate__":
-        return lambda: _exit()
+        return lambda: None  # it ends the actor, after the calls that it has
     if name == "__ray_call__":
         return lambda fn, *args, **kwargs: fn(instance, *args, **kwargs)
     found = inspect.getattr_static(type(instance), name, None)
     if found is None:
         return getattr(instance, name)
     return found.__get__(instance, type(instance)) if hasattr(found, "__get__") else found
-
-
-def _exit() -> None:
-    raise ExitActor
 
 
 def error_text(failure: list[Any]) -> str:

@@ -282,9 +282,9 @@ class ReplayRuntime:
                 self._remaking.discard(oid)
             if oid in self.made:
                 return self.made[oid]
-        size = f" It has {large.nbytes} bytes, and" if large is not None else ""
-        raise Unanswered(f"the value of object {ids.short(oid)} is not in the recording.{size} a process records "
-                           "values up to record_value_bytes_max: record with a larger one")
+        size = f", of {large.nbytes} bytes," if large is not None else ""
+        raise Unanswered(f"the value of object {ids.short(oid)}{size} is not in the recording, where a process keeps "
+                         "values up to record_value_bytes_max: record with a larger one")
 
     def restored(self, piece: Piece, what: str) -> bytes:
         """The payload of a recorded argument."""

@@ -153,7 +153,7 @@ class RunRecorder:
             sizes = sizes_of(spec)
             number = self._start(CONSTRUCTOR, task, f"{life.class_name}.__init__", self.calls.piece_of(task[ARGS]), {
                 "mode": "coroutines" if spec.get("is_async") else "threads" if sizes else "sync",
-                "restored": bool((spec.get("recovery") or {}).get("checkpoint")), "class_name": life.class_name,
+                "restored": bool(spec.get("checkpoints")) and life.number > 0, "class_name": life.class_name,
                 "name": spec.get("name") or "", "meta": spec.get("meta") or b""}, life)
             before = time.perf_counter_ns()
             try:

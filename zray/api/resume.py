@@ -5,7 +5,6 @@ zray.core.resuming is what a driver does with the folder; it is loaded by the fi
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
@@ -14,8 +13,6 @@ from zray.base.config import Config
 from zray.core import resume_folder
 from zray.core.resume_folder import ResumeFolder
 from zray.node.running.session import tmp_dir
-
-logger = logging.getLogger("zray")
 
 
 def directory(given: Any = None) -> str:
@@ -67,9 +64,6 @@ def begin(runtime: Any, folder: ResumeFolder, job_name: str) -> None:
     from zray.core import resuming
 
     resuming.begin(runtime, folder, job_name)
-    found = len(folder.log.places)
-    logger.info("job %r: %s", job_name, f"{found} kept results were found" if found else
-                "no kept results were found, so all tasks run")
 
 
 def require(job_name: Any, resume_dir: Any) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from zray.owner import kept_results
-from zray.owner.kept_results import Place, ResultLog
+from zray.owner.kept_results import RecordPlace, ResultLog
 
 LOCK = "lock"
 NAME_MAX = 200  # characters of a quoted job name: file systems take 255 bytes
@@ -164,7 +164,7 @@ class ResumeFolder:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 
-    def _append(self, place: Place, pieces: Sequence[Any]) -> None:
+    def _append(self, place: RecordPlace, pieces: Sequence[Any]) -> None:
         if self._number != place.segment:
             self._close_file()
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW

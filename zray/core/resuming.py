@@ -11,8 +11,10 @@ A job without ``resume`` has plain Tasks, and none of this.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
+import sys
 import threading
 import time
 from collections import deque
@@ -30,7 +32,7 @@ from zray.core.tasks import Tasks
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.handles.refs import ObjectRef, ObjectRefGenerator
 from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction
-from zray.owner.kept_results import BY_NAME, KEY_BYTES
+from zray.owner.kept_results import BY_NAME, RESULT_KEY_BYTES
 from zray.owner.records import DONE, Entry, Task
 from zray.owner.streams import ItemStream
 from zray.values import serialization
@@ -41,9 +43,9 @@ logger = logging.getLogger("zray")
 
 # Results that wait to be written, beyond which further ones are not kept: the disk does not follow.
 WAITING_BYTES_MAX = 256 * 1024 * 1024
-REPORT_S = 1.0  # the node gets the counts at most this often
+COUNTS_S = 1.0  # the node gets the counts at most this often
 EXPIRE_S = 60.0
-CLOSE_S = 30.0  # the end of the job waits so long for results that are being written
+WRITTEN_S = 30.0  # the end of the job waits so long for results that are being written
 REASONS_MAX = 20  # distinct reasons that are counted apart
 MADE_MIN = 4096
 # In a pickle: a class that travels by value, and would be another class than the program's in the next run.
@@ -79,9 +81,18 @@ class ResumeCounts:
         return text
 
 
+def say(text: str) -> None:
+    """A note for the user, who has asked for it by ``resume``."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no terminal is left
+        print(f"zray: {text}", file=sys.stderr, flush=True)
+
+
 def begin(runtime: Runtime, folder: ResumeFolder, job_name: str) -> None:
     """Make ``runtime``, a driver that has submitted nothing, keep and find results."""
-    runtime.tasks = ResumingTasks(runtime, folder, job_name)
+    runtime.tasks = tasks = ResumingTasks(runtime, folder, job_name)
+    found = tasks.counts.found
+    say(f"job {job_name!r}: " + (f"{found} kept results were found" if found else
+                                 "no kept results were found, so all tasks run"))
 
 
 class ResumingTasks(Tasks):
@@ -98,7 +109,7 @@ class ResumingTasks(Tasks):
         self._codes: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
         self._made: dict[bytes, bytes] = {}  # object id -> its key; those of freed objects go sometimes
         self._look_at = MADE_MIN
-        self.recorder = Recorder(runtime, folder, self.counts)
+        self.recorder = ResultRecorder(runtime, folder, self.counts)
 
     def end(self, succeeded: bool) -> None:
         """The job ends.  A job that succeeded needs its results no more."""
@@ -107,7 +118,7 @@ class ResumingTasks(Tasks):
             self.folder.drop()
         else:
             self.folder.close()
-        logger.info("job %r: %s", self.job_name, self.counts)
+        say(f"job {self.job_name!r}: {self.counts}")
 
     # ------------------------------------------------------------ submission
 
@@ -232,7 +243,8 @@ class ResumingTasks(Tasks):
                 self.refs.inline_bytes += len(wire)
         return entry
 
-    def _found_items(self, key: bytes, values: Sequence[memoryview], fn: Any, options: Any) -> ObjectRefGenerator | None:
+    def _found_items(self, key: bytes, values: Sequence[memoryview], fn: Any, options: Any
+                     ) -> ObjectRefGenerator | None:
         """A generator that has ended, with its kept items."""
         count = int.from_bytes(values[0], "little")
         items = [self.folder.read(_mixed(key, index)) for index in range(1, count + 1)]
@@ -303,7 +315,7 @@ class _Arriving(deque[Entry]):
         self._tasks.recorder.take(key, [entry], is_task=False)
 
 
-class Recorder:
+class ResultRecorder:
     """Writes results into the folder, on a thread of its own."""
 
     def __init__(self, runtime: Runtime, folder: ResumeFolder, counts: ResumeCounts):
@@ -342,9 +354,9 @@ class Recorder:
     def end(self) -> None:
         """Write what waits, report, and end the thread."""
         self._queue.put(_END)
-        self._thread.join(CLOSE_S)
+        self._thread.join(WRITTEN_S)
         if self._thread.is_alive():
-            logger.warning("results are still being written after %g s: they are not kept", CLOSE_S)
+            logger.warning("results are still being written after %g s: they are not kept", WRITTEN_S)
 
     def _run(self) -> None:
         report_at = time.monotonic()
@@ -352,7 +364,7 @@ class Recorder:
         while True:
             now = time.monotonic()
             if self._changed and now >= report_at:
-                report_at = now + REPORT_S
+                report_at = now + COUNTS_S
                 self._report()
             if now >= expire_at:
                 expire_at = now + EXPIRE_S
@@ -420,4 +432,4 @@ _END: Callable[[], None] = lambda: None  # noqa: E731  (a mark)
 
 
 def _mixed(key: bytes, number: int) -> bytes:
-    return blake2b(key + number.to_bytes(8, "little", signed=True), digest_size=KEY_BYTES).digest()
+    return blake2b(key + number.to_bytes(8, "little", signed=True), digest_size=RESULT_KEY_BYTES).digest()

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
-KEY_BYTES = 16
+RESULT_KEY_BYTES = 16
 CHECK_BYTES = 16
-MAGIC = b"ZRK1"
+RECORD_MAGIC = b"ZRK1"
 # magic, flags, number of values, key, time of the record (s), bytes of the body; then the CRC of these
 HEAD = struct.Struct("<4sHHIQd16s")
 HEAD_BYTES = HEAD.size + 4
@@ -29,7 +29,7 @@ SEGMENT_BYTES_MAX = 64 * 1024 * 1024
 SEGMENTS = 16  # of a full log: so the oldest sixteenth goes at a time
 
 
-class Place:
+class RecordPlace:
     """Where a record lies: ``start`` is that of its head in the segment, ``nbytes`` its whole size."""
 
     __slots__ = ("segment", "start", "nbytes")
@@ -59,7 +59,7 @@ class ResultLog:
         self.kept_s = kept_s
         self.segment_bytes = min(max(bytes_max // SEGMENTS, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX)
         self.segments: dict[int, LogSegment] = {}  # oldest first
-        self.places: dict[bytes, Place] = {}
+        self.places: dict[bytes, RecordPlace] = {}
         self.nbytes = 0
         self.open = 0  # the segment that grows; 0: the next record begins one
         self._last = 0
@@ -69,7 +69,7 @@ class ResultLog:
         assert number > self._last and not self.open
         segment = self._begin(number)
         for key, time_s, start, size in records:
-            self._place(key, Place(number, start, size), time_s)
+            self._place(key, RecordPlace(number, start, size), time_s)
         segment.nbytes = nbytes
         self.nbytes += nbytes
 
@@ -85,7 +85,7 @@ class ResultLog:
         """Whether a record of this size may be kept: one that would drop most others is not."""
         return nbytes <= self.bytes_max // 2
 
-    def add(self, key: bytes, nbytes: int, now_s: float) -> tuple[Place, list[int]]:
+    def add(self, key: bytes, nbytes: int, now_s: float) -> tuple[RecordPlace, list[int]]:
         """The place of a new record, and the segments to remove before it is written."""
         assert self.fits(nbytes)
         if not self.open or self.segments[self.open].nbytes + nbytes > max(self.segment_bytes, nbytes):
@@ -100,13 +100,13 @@ class ResultLog:
             self._drop(oldest)
             dropped.append(oldest)
         segment = self.segments[self.open]
-        place = Place(self.open, segment.nbytes, nbytes)
+        place = RecordPlace(self.open, segment.nbytes, nbytes)
         segment.nbytes += nbytes
         self.nbytes += nbytes
         self._place(key, place, now_s)
         return place, dropped
 
-    def failed(self, key: bytes, place: Place) -> None:
+    def failed(self, key: bytes, place: RecordPlace) -> None:
         """The record could not be written: forget it; the next record begins another segment."""
         if self.places.get(key) is place:
             self.forget(key)
@@ -131,7 +131,7 @@ class ResultLog:
         segment = self.segments[number] = LogSegment()
         return segment
 
-    def _place(self, key: bytes, place: Place, time_s: float) -> None:
+    def _place(self, key: bytes, place: RecordPlace, time_s: float) -> None:
         self.forget(key)
         segment = self.segments[place.segment]
         segment.keys.add(key)
@@ -167,7 +167,7 @@ def record_bytes(sizes: Sequence[int]) -> int:
 def encode(key: bytes, flags: int, values: Sequence[Any], time_s: float) -> list[Any]:
     """A record, as pieces to be written one after the other; the values are not copied."""
     sizes = [memoryview(value).nbytes for value in values]
-    head = HEAD.pack(MAGIC, 1, flags, len(values), record_bytes(sizes) - HEAD_BYTES, time_s, key)
+    head = HEAD.pack(RECORD_MAGIC, 1, flags, len(values), record_bytes(sizes) - HEAD_BYTES, time_s, key)
     lengths = struct.pack(f"<{len(sizes)}Q", *sizes)
     check = blake2b(head, digest_size=CHECK_BYTES)
     for piece in (lengths, *values):
@@ -180,7 +180,7 @@ def head_of(data: bytes) -> tuple[bytes, float, int] | None:
     if len(data) < HEAD_BYTES or zlib.crc32(data[:HEAD.size]) != int.from_bytes(data[HEAD.size:HEAD_BYTES], "little"):
         return None
     magic, version, _, _, nbytes, time_s, key = HEAD.unpack_from(data)
-    return (key, time_s, HEAD_BYTES + nbytes) if magic == MAGIC and version == 1 else None
+    return (key, time_s, HEAD_BYTES + nbytes) if magic == RECORD_MAGIC and version == 1 else None
 
 
 def decode(data: bytes, key: bytes) -> tuple[int, list[memoryview]] | None:

@@ -4,7 +4,7 @@ Equal values have equal digests in every process, whatever the seed of string ha
 
     plain values, arrays       their pickle, without its memo; large buffers as they are
     sets                       the sorted digests of their items
-    functions, classes         their name; with it their code when it is the user's, that is, not of an installed package
+    functions, classes         their name; and their code, unless it is of an installed package or of Python
     anything else              as its ``__reduce__`` says
 
 The code of a function is its bytecode with constants, defaults, captured variables, and the globals that it reads.

@@ -66,8 +66,8 @@ class Drivers:
         self._ask_at: float | None = None  # the time of the next question
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
-            m.RegisterDriver.CODE: self._register, m.ResumeReport.CODE: self._resume_report, m.Goodbye.CODE: self._goodbye, m.Bye.CODE: self._bye,
-            m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
+            m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye, m.Bye.CODE: self._bye,
+            m.ResumeReport.CODE: self._resume_report, m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
         }
 
     def _hello(self, peer: bytes, hello: m.Hello) -> None:

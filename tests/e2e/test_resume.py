@@ -1,0 +1,310 @@
+"""``init(job_name=..., resume=True)``: a driver that was killed finds its finished tasks.  Real drivers, kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from tests.e2e.scripts import environment
+from tests.e2e.target import ray, until
+
+pytestmark = pytest.mark.zray_only
+
+# Every task notes its run in ``ran``.  The first run waits in ``gate``; the next finds the file ``go``.
+PROGRAM = """
+import json, os, random, sys, time
+import numpy as np
+import zray as ray
+from zray.util.state import list_jobs
+
+folder = sys.argv[1]
+
+def note(name):
+    with open(os.path.join(folder, "ran"), "a") as file:
+        file.write(name + "\\n")
+
+ray.init(address=sys.argv[2] if len(sys.argv) > 2 else "local", job_name="sweep", resume=True, resume_dir=folder)
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+@ray.remote
+def square(x):
+    note(f"square {x}")
+    return x * x
+
+@ray.remote
+def draw():
+    note("draw")
+    return random.random()
+
+@ray.remote
+def table(x):
+    note("table")
+    return np.full(100_000, x)
+
+@ray.remote
+def point(x):
+    note("point")
+    return Point(x)
+
+@ray.remote(num_returns=2)
+def two(array, p, options):
+    note("two")
+    return float(array.sum()), [p.x, sorted(options)]
+
+@ray.remote(num_returns="streaming")
+def items(n):
+    note("items")
+    yield from range(n)
+
+@ray.remote
+def plus(x, boxed):
+    note("plus")
+    return x + ray.get(boxed[0])
+
+@ray.remote
+def fails():
+    note("fails")
+    raise ValueError("as always")
+
+@ray.remote
+def references():
+    note("references")
+    return [ray.put(5)]
+
+@ray.remote
+class Counter:
+    def next(self):
+        return 1
+
+@ray.remote
+def after_actor(x):
+    note("after_actor")
+    return x
+
+@ray.remote
+def gate():
+    note("gate")
+    while not os.path.exists(os.path.join(folder, "go")):
+        time.sleep(0.01)
+    return "open"
+
+big = ray.put(np.arange(200_000))
+squares = square.map(range(5)) + [square.remote(2)]
+streamed = list(items.remote(3))
+p, t = point.remote(4), table.remote(3)
+refs = squares + [draw.remote(), draw.remote()] + two.remote(t, p, {"b", "a"}) + [
+    plus.remote(squares[3], [streamed[1]]), plus.remote(1, [ray.put(6)]), after_actor.remote(Counter.remote().next.remote())]
+values = ray.get(refs + streamed)
+values.append([type(ray.get(p)) is Point, int(ray.get(t).sum()), ray.get(ray.get(references.remote())[0])])
+try:
+    ray.get(fails.remote())
+except ValueError as error:
+    assert "as always" in str(error)
+
+def counts():
+    return [job.resume for job in list_jobs(detail=True) if job.job_name == "sweep" and job.status == "RUNNING"][0]
+
+until = time.monotonic() + 30
+while sum(counts().get(name, 0) for name in ("reused", "kept")) < 14 and time.monotonic() < until:
+    time.sleep(0.01)
+print(json.dumps([values, counts()]), flush=True)
+print(ray.get(gate.remote()), flush=True)
+ray.shutdown()
+"""
+# Their results are not kept: it fails, it did not end, an argument is of an actor, the result holds references.
+ALWAYS = ["after_actor", "fails", "gate", "references"]
+
+
+class Program:
+    """A program in a folder, run several times."""
+
+    def __init__(self, folder, address=()):
+        self.folder = folder
+        self.address = address
+
+    @contextmanager
+    def running(self, source=PROGRAM):
+        (self.folder / "sweep.py").write_text(textwrap.dedent(source))
+        process = subprocess.Popen([sys.executable, "sweep.py", self.folder, *self.address], cwd=self.folder, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def ran(self):
+        """The tasks that have run since the last question, by name."""
+        path = self.folder / "ran"
+        names = path.read_text().split("\n")[:-1] if path.exists() else []
+        path.unlink(missing_ok=True)
+        return sorted(names)
+
+    def first_run(self):
+        """Its values and counts; it is killed while ``gate`` runs."""
+        with self.running() as process:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            until(lambda: "gate" in (self.folder / "ran").read_text(), "gate runs")
+        return json.loads(line)
+
+    def next_run(self, source=PROGRAM):
+        (self.folder / "go").touch()
+        with self.running(source) as process:
+            out, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, out + errors
+        line, end = out.splitlines()
+        assert end == "open"
+        return json.loads(line), errors
+
+
+def test_a_killed_driver_finds_what_had_finished_and_a_change_of_code_runs_anew(fresh, tmp_path):
+    program = Program(tmp_path)
+    values, counts = program.first_run()
+    first = program.ran()
+    assert {**counts, "not_kept": 0} == {"found": 0, "reused": 0, "kept": 14, "unreadable": 0, "not_kept": 0}
+    assert len(first) == 14 + len(ALWAYS) and first.count("draw") == 2
+    # The path and the lines of the program do not count, and the text of a class that is not used by a task.
+    (again, counts), errors = program.next_run("\n# Another line\n" + PROGRAM.replace("return x * x", "return x ** 2"))
+    # ``square`` is another function now, and so ``plus`` with its result has another argument.
+    assert program.ran() == sorted([*ALWAYS, "plus", "square 0", "square 1", "square 2", "square 2", "square 3",
+                                    "square 4"])
+    assert again == values
+    assert counts["reused"] == 7 and counts["kept"] == 7
+    # 14 tasks, and 3 items of the generator
+    assert "zray: job 'sweep': 17 kept results were found" in errors
+    assert "zray: job 'sweep': 7 of 17 kept results were used again, 8 more were kept; " in errors
+    assert "; 1 not kept: the results contain references" in errors
+    assert not (tmp_path / "sweep").exists()  # it ended well
+
+
+def test_on_a_cluster_that_lives_on_and_one_driver_at_a_time(grow, tmp_path):
+    cluster = grow({"num_cpus": 4})
+    program = Program(tmp_path, [cluster.head_node.session_dir])
+    with program.running() as process:
+        assert process.stdout.readline(), process.stderr.read()
+        until(lambda: "gate" in (tmp_path / "ran").read_text(), "gate runs")
+        with program.running() as second:
+            _, errors = second.communicate(timeout=60)
+            assert second.returncode == 1
+            assert f"JobIsRunning: the job 'sweep' is run by another driver (pid {process.pid} on " in errors
+        with pytest.raises(RuntimeError, match="is run by another driver"):
+            ray.forget_job("sweep", resume_dir=tmp_path)
+    first = program.ran()
+    (_, counts), _ = program.next_run()
+    assert program.ran() == ALWAYS and len(first) == 14 + len(ALWAYS)
+    assert counts["reused"] == 14 and counts["kept"] == 0
+    from zray.util.state import list_jobs
+
+    jobs = list_jobs(filters=[("job_name", "=", "sweep")], detail=True)
+    assert [job.resume["reused"] for job in jobs] == [0, 14]
+
+
+# ---------------------------------------------------------------- within this process
+
+def put_in(folder, word):
+    with open(folder / "ran", "a") as file:
+        file.write(word + "\n")
+
+
+@ray.remote
+def full(folder, number):
+    put_in(folder, f"full {number}")
+    return np.full(50_000, number)
+
+
+def start(folder, **options):
+    return ray.init(num_cpus=2, job_name="a/b", resume=True, resume_dir=folder, log_to_driver=False, **options)
+
+
+def words(folder):
+    path = folder / "ran"
+    found = path.read_text().split("\n")[:-1] if path.exists() else []
+    path.unlink(missing_ok=True)
+    return found
+
+
+def test_a_result_that_cannot_be_read_runs_again_and_an_error_keeps_results_and_success_drops_them(fresh, tmp_path):
+    def run():
+        return [int(value.sum()) for value in ray.get([full.remote(tmp_path, number) for number in (1, 2)])]
+
+    with pytest.raises(ZeroDivisionError), start(tmp_path):
+        run()
+        1 / 0  # noqa: B018
+    assert sorted(words(tmp_path)) == ["full 1", "full 2"]
+    log, = (tmp_path / "a%2Fb").glob("results-*.log")
+    with open(log, "r+b") as file:
+        file.seek(200_000)  # in the first of two records
+        file.write(b"changed")
+    with pytest.raises(KeyboardInterrupt), start(tmp_path):
+        run()
+        raise KeyboardInterrupt
+    again = words(tmp_path)
+    assert len(again) == 1 and again[0] in ("full 1", "full 2")
+    with ray.resume("a/b", resume_dir=tmp_path, num_cpus=2):
+        assert run() == [50_000, 100_000]
+    assert words(tmp_path) == [] and not (tmp_path / "a%2Fb").exists()
+    with pytest.raises(ValueError, match="no results of a job 'a/b' are kept in .*: there are none of any job. init"):
+        ray.resume("a/b", resume_dir=tmp_path)
+
+
+def test_old_results_go_and_the_oldest_go_for_room_and_forget_job_removes_all(fresh, tmp_path):
+    def run(numbers, config):
+        with pytest.raises(ZeroDivisionError), start(tmp_path, _system_config=config):
+            for number in numbers:
+                ray.get(full.remote(tmp_path, number))
+            1 / 0  # noqa: B018
+        return [int(word.split()[1]) for word in words(tmp_path)]
+
+    room = {"resume_bytes_max": 1_000_000}  # for two of 400 kB
+    assert run([1, 2, 3], room) == [1, 2, 3]
+    assert run([3, 2, 1], room)[-1] == 1  # with its segment others may have gone
+    for file in (tmp_path / "a%2Fb").glob("results-*"):
+        assert file.stat().st_size <= 1_000_000
+    assert run([1], {**room, "resume_kept_s": 0.0}) == [1]
+    assert ray.forget_job("a/b", resume_dir=tmp_path)
+    assert not ray.forget_job("a/b", resume_dir=tmp_path)
+    assert run([1], room) == [1]
+
+
+def test_jobs_that_did_not_ask_have_plain_tasks(cluster):
+    from zray.core.runtime import current
+    from zray.core.tasks import Tasks
+
+    assert type(current().tasks) is Tasks
+
+
+@pytest.mark.parametrize(("options", "error", "text"), [
+    ({"resume": True}, ValueError, "resume=True needs a job_name"),
+    ({"resume": True, "job_name": ""}, ValueError, "a job_name has 1 to 200 characters"),
+    ({"resume": True, "job_name": "x" * 201}, ValueError, "a job_name has 1 to 200 characters"),
+    ({"job_name": 7}, TypeError, "job_name takes a str, not 7"),
+    ({"resume": "yes", "job_name": "x"}, TypeError, "resume takes True or False, not 'yes'"),
+    ({"resume_dir": "/tmp", "job_name": "x"}, ValueError, "resume_dir is for a job with resume=True"),
+    ({"resume": True, "job_name": "x", "resume_dir": 5}, TypeError, "resume_dir takes the path of a directory"),
+    ({"resume": True, "job_name": "x", "resume_dir": "s3://b/c"}, ValueError, "Mount that storage"),
+    ({"resume": True, "job_name": "x", "local_mode": True}, ValueError, "does not work with local_mode"),
+    ({"resume": True, "job_name": "x", "resume_dir": "/proc/none"}, ValueError, "results cannot be kept in"),
+])
+def test_bad_options_say_what_is_wrong(options, error, text, fresh):
+    with pytest.raises(error, match=text):
+        ray.init(**options)
+    assert not ray.is_initialized()
+
+
+def test_a_folder_that_others_may_write_to_is_refused(fresh, tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    os.chmod(folder, 0o777)
+    with pytest.raises(ValueError, match="other users may write there"):
+        ray.init(job_name="x", resume=True, resume_dir=tmp_path)

@@ -183,8 +183,8 @@ def test_a_killed_driver_finds_what_had_finished_and_a_change_of_code_runs_anew(
     assert counts["reused"] == 7 and counts["kept"] == 7
     # 14 tasks, and 3 items of the generator
     assert "zray: job 'sweep': 17 kept results were found" in errors
-    assert "zray: job 'sweep': 7 of 17 kept results were used again, 8 more were kept; " in errors
-    assert "; 1 not kept: the results contain references" in errors
+    assert "zray: job 'sweep': 7 of 17 kept results were used again, 8 tasks ran and were kept; " in errors
+    assert "; 1 not kept: the results contain references; it has ended well, so nothing is kept" in errors
     assert not (tmp_path / "sweep").exists()  # it ended well
 
 
@@ -308,3 +308,15 @@ def test_a_folder_that_others_may_write_to_is_refused(fresh, tmp_path):
     os.chmod(folder, 0o777)
     with pytest.raises(ValueError, match="other users may write there"):
         ray.init(job_name="x", resume=True, resume_dir=tmp_path)
+
+
+def test_by_default_results_are_in_the_temporary_directory_and_a_starting_node_removes_old_ones(
+        fresh, session_root, monkeypatch):
+    folder = os.path.join(session_root, f"zray-resume-{os.getuid()}")
+    with pytest.raises(ZeroDivisionError), ray.init(num_cpus=1, job_name="old", resume=True):
+        ray.get(ray.remote(abs).remote(-1))
+        1 / 0  # noqa: B018
+    assert os.listdir(os.path.join(folder, "old")) and os.stat(folder).st_mode & 0o777 == 0o700
+    monkeypatch.setenv("ZRAY_RESUME_KEPT_S", "0")
+    ray.init(num_cpus=1)
+    until(lambda: not os.path.exists(os.path.join(folder, "old")), "the node removes it")

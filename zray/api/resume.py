@@ -12,13 +12,13 @@ from zray.base import ray_settings
 from zray.base.config import Config
 from zray.core import resume_folder
 from zray.core.resume_folder import ResumeFolder
-from zray.node.running.session import tmp_dir
+from zray.node.running import session as sessions
 
 
 def directory(given: Any = None) -> str:
     """Where the folders of jobs are: ``resume_dir``, or one of this user below the temporary directory."""
     if given is None:
-        return os.path.join(os.path.abspath(tmp_dir()), f"zray-resume-{os.getuid()}")
+        return sessions.resume_dir()
     if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
         raise TypeError(f"resume_dir takes the path of a directory, not {given!r}")
     path = os.fspath(given)
@@ -53,6 +53,8 @@ def opened(options: dict[str, Any]) -> ResumeFolder:
     """The folder of a job with ``resume``, locked."""
     config = Config.load(ray_settings.translated(options.get("_system_config"), os.environ))
     where = directory(options.get("resume_dir"))
+    if options.get("resume_dir") is None:
+        resume_folder.make_private(where)
     folder = ResumeFolder(resume_folder.folder_of(where, options["job_name"]), config.resume_bytes_max,
                           config.resume_kept_s)
     resume_folder.sweep(where, config.resume_kept_s)

@@ -96,7 +96,7 @@ class ResumeFolder:
         self._guard = threading.Lock()  # of ``log``
         self._file: Any = None  # of the open segment
         self._number = 0
-        _make(folder)
+        make_private(folder)
         self._lock = _Lock(folder)
         try:
             self.log = ResultLog(bytes_max, kept_s)
@@ -263,7 +263,8 @@ def _describe(data: bytes) -> str:
         return ""
 
 
-def _make(folder: str) -> None:
+def make_private(folder: str) -> None:
+    """Make a folder of ours.  ValueError when it cannot be made, or others may write there."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         found = os.stat(folder)

@@ -73,7 +73,7 @@ class ResumeCounts:
                 "not_kept": sum(self.unkept.values())}
 
     def __str__(self) -> str:
-        text = f"{self.reused} of {self.found} kept results were used again, {self.kept} more were kept"
+        text = f"{self.reused} of {self.found} kept results were used again, {self.kept} tasks ran and were kept"
         if self.unreadable:
             text += f", {self.unreadable} could not be read and ran again"
         for reason, count in sorted(self.unkept.items()):
@@ -118,7 +118,7 @@ class ResumingTasks(Tasks):
             self.folder.drop()
         else:
             self.folder.close()
-        say(f"job {self.job_name!r}: {self.counts}")
+        say(f"job {self.job_name!r}: {self.counts}" + ("; it has ended well, so nothing is kept" * succeeded))
 
     # ------------------------------------------------------------ submission
 
@@ -406,7 +406,10 @@ class ResultRecorder:
         """Write one result; why it is not kept, or ''."""
         if value is not None:
             return "" if self._folder.write(key, 0, [value]) else "too large"
-        payloads: list[Any] = [self._runtime.values.payload(entry.value) for entry in entries]
+        wires = [entry.value for entry in entries]
+        if None in wires:
+            return "they were lost with a node, and are made again"
+        payloads: list[Any] = [self._runtime.values.payload(wire) for wire in wires]
         pickles = [serialization.pickle_of(payload) for payload in payloads]
         if any(_ACTOR in data for data in pickles):
             return "the results contain handles of actors"

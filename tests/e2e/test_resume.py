@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -103,7 +105,8 @@ squares = square.map(range(5)) + [square.remote(2)]
 streamed = list(items.remote(3))
 p, t = point.remote(4), table.remote(3)
 refs = squares + [draw.remote(), draw.remote()] + two.remote(t, p, {"b", "a"}) + [
-    plus.remote(squares[3], [streamed[1]]), plus.remote(1, [ray.put(6)]), after_actor.remote(Counter.remote().next.remote())]
+    plus.remote(squares[3], [streamed[1]]), plus.remote(1, [ray.put(6)]),
+    after_actor.remote(Counter.remote().next.remote())]
 values = ray.get(refs + streamed)
 values.append([type(ray.get(p)) is Point, int(ray.get(t).sum()), ray.get(ray.get(references.remote())[0])])
 try:
@@ -208,6 +211,63 @@ def test_on_a_cluster_that_lives_on_and_one_driver_at_a_time(grow, tmp_path):
 
     jobs = list_jobs(filters=[("job_name", "=", "sweep")], detail=True)
     assert [job.resume["reused"] for job in jobs] == [0, 14]
+
+
+MANY = """
+import os, sys, time
+import numpy as np
+import zray as ray
+
+folder = sys.argv[1]
+ray.init("local", num_cpus=2, job_name="sweep", resume=True, resume_dir=folder)
+
+def note(name):  # each run in a file of its own: a worker may outlive its driver by a moment
+    with open(os.environ["RAN"], "a") as file:
+        file.write(name + "\\n")
+
+@ray.remote
+def row(number):
+    note(f"row {number}")
+    return np.full(20_000 if number % 10 == 0 else 3, number)
+
+@ray.remote
+def total(*rows):
+    note(f"total {rows[0][0]}")
+    while rows[0][0] == 290 and not os.path.exists(os.path.join(folder, "go")):
+        time.sleep(0.01)
+    return sum(int(row[0]) for row in rows)
+
+rows = row.map(range(300))
+totals = [total.remote(*rows[at:at + 10]) for at in range(0, 300, 10)]
+print(sum(ray.get(totals)), flush=True)
+ray.shutdown()
+"""
+
+
+@pytest.mark.parametrize("kills", [
+    [(signal.SIGKILL, 1), (signal.SIGINT, 100)],
+    pytest.param([(signal.SIGKILL, 7 * number) for number in range(1, 31)], marks=pytest.mark.slow)])
+def test_killed_at_any_time_each_run_goes_on_where_the_last_one_was(kills, fresh, tmp_path, monkeypatch):
+    program, finished = Program(tmp_path), set()
+    for run, (number, tasks) in enumerate(kills):
+        notes = tmp_path / f"ran-{run}"
+        monkeypatch.setenv("RAN", str(notes))
+        with program.running(MANY) as process:
+            until(lambda notes=notes, tasks=tasks: notes.exists() and (
+                len(notes.read_text().splitlines()) >= tasks or "total 290" in notes.read_text()), "tasks run", 60)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode, errors
+        finished.update(notes.read_text().splitlines())
+    (tmp_path / "go").touch()
+    monkeypatch.setenv("RAN", str(tmp_path / "ran"))
+    with program.running(MANY) as process:
+        out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, f"{sum(range(300))}\n"), errors
+    reused = int(re.search(r"(\d+) of \d+ kept results were used again", errors)[1])
+    ran = program.ran()
+    assert len(ran) == len(set(ran)) == 330 - reused  # what is found does not run, and all else runs once
+    assert len(finished | set(ran)) == 330 and 0 < reused < 330
 
 
 # ---------------------------------------------------------------- within this process

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import tempfile
 
+import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -26,6 +28,7 @@ class ResultLogModel(RuleBasedStateMachine):
         self.written = []  # [key, segment, start, size, time]
         self.gone = set()
         self.unreadable = set()  # indices of records that were forgotten
+        self.touched = {}  # segment -> when a write into it failed
         self.now = 1000.0
 
     def fresh(self):
@@ -60,6 +63,18 @@ class ResultLogModel(RuleBasedStateMachine):
         assert place.start == self.bytes_of(place.segment)
         self.written.append([key, place.segment, place.start, nbytes, self.now])
 
+    @rule(key=keys, nbytes=st.integers(1, BYTES_MAX // 2), is_clean=st.booleans())
+    def cannot_write(self, key, nbytes, is_clean):
+        """An earlier record of the key is gone as well: the task has run again since."""
+        self.add(key, nbytes)
+        record = self.written.pop()
+        self.touched[record[1]] = self.now
+        self.log.failed(key, self.log.places[key], is_clean)
+        self.forget(key)
+        if not is_clean:
+            self.written.append([b"torn" * 4, *record[1:]])
+            self.unreadable.add(len(self.written) - 1)
+
     @rule(seconds=st.sampled_from([1.0, 40.0, 99.0, 150.0]))
     def wait(self, seconds):
         self.now += seconds
@@ -68,7 +83,7 @@ class ResultLogModel(RuleBasedStateMachine):
     def expire(self):
         newest = {}
         for _, segment, _, _, time_s in self.written:
-            newest[segment] = max(newest.get(segment, 0.0), time_s)
+            newest[segment] = max(newest.get(segment, 0.0), time_s, self.touched.get(segment, 0.0))
         old = sorted(one for one, time_s in newest.items() if one not in self.gone and time_s < self.now - KEPT_S)
         dropped = self.log.expire(self.now)
         assert dropped == old
@@ -86,6 +101,7 @@ class ResultLogModel(RuleBasedStateMachine):
         self.log = self.fresh()
         self.written = [record for record in self.written if record[1] not in self.gone]
         self.gone = set()  # their numbers may come again
+        self.touched = {}
         segments = sorted({record[1] for record in self.written})
         for segment in segments:
             records = [(key, time_s, start, size) for key, one, start, size, time_s in self.written if one == segment]
@@ -161,3 +177,25 @@ def test_a_folder_after_a_kill_in_the_middle_of_a_write_has_what_was_written(wri
         with contextlib.closing(ResumeFolder(path, 1 << 20, KEPT_S)) as folder:
             found = {key: folder.read(key) for key in folder.log.places}
         assert {key: (flags, list(map(bytes, values))) for key, (flags, values) in found.items()} == expected
+
+
+@pytest.mark.parametrize("nbytes", [5_000, 200_000])  # of one write, and of several
+def test_a_full_disk_loses_no_result_and_takes_the_next_that_fits(tmp_path, nbytes):
+    folder = ResumeFolder(str(tmp_path / "job"), 1 << 24, KEPT_S)
+    assert folder.write(b"a" * 16, 0, [b"first"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+    try:
+        for _ in range(3):
+            with pytest.raises(OSError, match="too large"):
+                folder.write(b"b" * 16, 0, [bytes(nbytes)])
+        assert folder.write(b"c" * 16, 0, [b"third"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    folder.log.check()
+    assert len(list((tmp_path / "job").glob("results-*"))) == 1
+    assert folder.write(b"b" * 16, 0, [bytes(nbytes)])
+    folder.close()
+    with contextlib.closing(ResumeFolder(str(tmp_path / "job"), 1 << 24, KEPT_S)) as folder:
+        found = {key[:1]: [bytes(value) for value in folder.read(key)[1]] for key in folder.log.places}
+    assert found == {b"a": [b"first"], b"b": [bytes(nbytes)], b"c": [b"third"]}

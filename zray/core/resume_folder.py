@@ -28,6 +28,7 @@ from zray.owner.kept_results import RecordPlace, ResultLog
 
 LOCK = "lock"
 NAME_MAX = 200  # characters of a quoted job name: file systems take 255 bytes
+JOIN_BYTES_MAX = 64 * 1024  # up to this size one write is cheaper than a write for each piece
 _PREFIX, _SUFFIX = "results-", ".log"
 
 
@@ -141,9 +142,9 @@ class ResumeFolder:
         try:
             self._append(place, kept_results.encode(key, flags, values, now_s))
         except OSError:
-            self._close_file()
+            is_clean = self._cut(place)
             with self._guard:
-                self.log.failed(key, place)
+                self.log.failed(key, place, is_clean)
             raise
         return True
 
@@ -170,15 +171,24 @@ class ResumeFolder:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = open(os.open(self._path(place.segment), flags, 0o600), "wb", buffering=0)  # noqa: SIM115
             self._number = place.segment
+        if place.nbytes <= JOIN_BYTES_MAX:
+            pieces = [b"".join(pieces)]
+        for piece in pieces:
+            left = memoryview(piece).cast("B")
+            while left:
+                left = left[self._file.write(left):]
+
+    def _cut(self, place: RecordPlace) -> bool:
+        """A full disk gets the room of an unfinished record back; whether the segment can go on."""
+        if self._number != place.segment:
+            return False  # there is no file
         try:
-            for piece in pieces:
-                left = memoryview(piece).cast("B")
-                while left:
-                    left = left[self._file.write(left):]
+            self._file.truncate(place.start)
+            self._file.seek(place.start)
         except OSError:
-            with contextlib.suppress(OSError):  # a full disk gets its room back
-                self._file.truncate(place.start)
-            raise
+            self._close_file()
+            return False
+        return True
 
     def _close_file(self) -> None:
         if self._file is not None:

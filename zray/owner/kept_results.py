@@ -7,6 +7,7 @@ last of its segment.
     add       begins a segment when the open one is full, and drops the oldest ones beyond ``bytes_max``
     expire    drops segments whose newest record is older than ``kept_s``
     forget    a record proved unreadable
+    failed    a record could not be written, and has no place
 """
 
 from __future__ import annotations
@@ -106,11 +107,15 @@ class ResultLog:
         self._place(key, place, now_s)
         return place, dropped
 
-    def failed(self, key: bytes, place: RecordPlace) -> None:
-        """The record could not be written: forget it; the next record begins another segment."""
-        if self.places.get(key) is place:
-            self.forget(key)
-        if self.open == place.segment:
+    def failed(self, key: bytes, place: RecordPlace, is_clean: bool) -> None:
+        """The newest record could not be written.  Unless its segment ends where it began, nothing may follow it."""
+        self.forget(key)
+        segment = self.segments[place.segment]
+        assert segment.nbytes == place.start + place.nbytes
+        if is_clean:
+            segment.nbytes -= place.nbytes
+            self.nbytes -= place.nbytes
+        else:
             self.open = 0
 
     def forget(self, key: bytes) -> None:

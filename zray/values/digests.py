@@ -25,6 +25,8 @@ from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from zray.values.custom_serializers import custom
+
 __all__ = ["DIGEST_BYTES", "NoDigest", "of_function", "of_value"]
 
 DIGEST_BYTES = 16
@@ -83,6 +85,18 @@ class _Pickler(pickle.Pickler):
         return self._digest.stand_in(obj)
 
 
+class _CustomPickler(_Pickler):
+    """The same, while the program has serializers of its own (zray.util.register_serializer)."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        pair = custom.get(type(obj))
+        return NotImplemented if pair is None else (_rebuilt, (type(obj), pair[0](obj)))
+
+
+def _rebuilt(cls: type, state: Any) -> None:
+    """A name in the pickle of an object with a custom serializer."""
+
+
 class _Digest:
     """One digest under way: the functions and classes that it has entered."""
 
@@ -93,7 +107,7 @@ class _Digest:
     def value(self, value: Any) -> bytes:
         sink = _Sink()
         try:
-            _Pickler(sink, self).dump(value)
+            (_CustomPickler if custom else _Pickler)(sink, self).dump(value)
         except NoDigest:
             raise
         except Exception as error:  # a user's __reduce__ may raise anything

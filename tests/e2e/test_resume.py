@@ -105,6 +105,7 @@ squares = square.map(range(5)) + [square.remote(2)]
 streamed = list(items.remote(3))
 p, t = point.remote(4), table.remote(3)
 refs = squares + [draw.remote(), draw.remote()] + two.remote(t, p, {"b", "a"}) + [
+    two.remote(big, p, set())[0],
     plus.remote(squares[3], [streamed[1]]), plus.remote(1, [ray.put(6)]),
     after_actor.remote(Counter.remote().next.remote())]
 values = ray.get(refs + streamed)
@@ -118,7 +119,7 @@ def counts():
     return [job.resume for job in list_jobs(detail=True) if job.job_name == "sweep" and job.status == "RUNNING"][0]
 
 until = time.monotonic() + 30
-while sum(counts().get(name, 0) for name in ("reused", "kept")) < 14 and time.monotonic() < until:
+while sum(counts().get(name, 0) for name in ("reused", "kept")) < 15 and time.monotonic() < until:
     time.sleep(0.01)
 print(json.dumps([values, counts()]), flush=True)
 print(ray.get(gate.remote()), flush=True)
@@ -175,18 +176,18 @@ def test_a_killed_driver_finds_what_had_finished_and_a_change_of_code_runs_anew(
     program = Program(tmp_path)
     values, counts = program.first_run()
     first = program.ran()
-    assert {**counts, "not_kept": 0} == {"found": 0, "reused": 0, "kept": 14, "unreadable": 0, "not_kept": 0}
-    assert len(first) == 14 + len(ALWAYS) and first.count("draw") == 2
+    assert {**counts, "not_kept": 0} == {"found": 0, "reused": 0, "kept": 15, "unreadable": 0, "not_kept": 0}
+    assert len(first) == 15 + len(ALWAYS) and first.count("draw") == 2
     # The path and the lines of the program do not count, and the text of a class that is not used by a task.
     (again, counts), errors = program.next_run("\n# Another line\n" + PROGRAM.replace("return x * x", "return x ** 2"))
     # ``square`` is another function now, and so ``plus`` with its result has another argument.
     assert program.ran() == sorted([*ALWAYS, "plus", "square 0", "square 1", "square 2", "square 2", "square 3",
                                     "square 4"])
     assert again == values
-    assert counts["reused"] == 7 and counts["kept"] == 7
-    # 14 tasks, and 3 items of the generator
-    assert "zray: job 'sweep': 17 kept results were found" in errors
-    assert "zray: job 'sweep': 7 of 17 kept results were used again, 8 tasks ran and were kept; " in errors
+    assert counts["reused"] == 8 and counts["kept"] == 7
+    # 15 tasks, and 3 items of the generator
+    assert "zray: job 'sweep': 18 kept results were found" in errors
+    assert "zray: job 'sweep': 8 of 18 kept results were used again, newly kept: 8; " in errors
     assert "; 1 not kept: the results contain references; it has ended well, so nothing is kept" in errors
     assert not (tmp_path / "sweep").exists()  # it ended well
 
@@ -205,12 +206,12 @@ def test_on_a_cluster_that_lives_on_and_one_driver_at_a_time(grow, tmp_path):
             ray.forget_job("sweep", resume_dir=tmp_path)
     first = program.ran()
     (_, counts), _ = program.next_run()
-    assert program.ran() == ALWAYS and len(first) == 14 + len(ALWAYS)
-    assert counts["reused"] == 14 and counts["kept"] == 0
+    assert program.ran() == ALWAYS and len(first) == 15 + len(ALWAYS)
+    assert counts["reused"] == 15 and counts["kept"] == 0
     from zray.util.state import list_jobs
 
     jobs = list_jobs(filters=[("job_name", "=", "sweep")], detail=True)
-    assert [job.resume["reused"] for job in jobs] == [0, 14]
+    assert [job.resume["reused"] for job in jobs] == [0, 15]
 
 
 MANY = """

@@ -73,7 +73,7 @@ class ResumeCounts:
                 "not_kept": sum(self.unkept.values())}
 
     def __str__(self) -> str:
-        text = f"{self.reused} of {self.found} kept results were used again, {self.kept} tasks ran and were kept"
+        text = f"{self.reused} of {self.found} kept results were used again, newly kept: {self.kept}"
         if self.unreadable:
             text += f", {self.unreadable} could not be read and ran again"
         for reason, count in sorted(self.unkept.items()):

@@ -100,6 +100,8 @@ def gate():
         time.sleep(0.01)
     return "open"
 
+if len(sys.argv) > 2:
+    table = table.options(resources={"other": 1}, max_retries=0)
 big = ray.put(np.arange(200_000))
 squares = square.map(range(5)) + [square.remote(2)]
 streamed = list(items.remote(3))
@@ -192,8 +194,8 @@ def test_a_killed_driver_finds_what_had_finished_and_a_change_of_code_runs_anew(
     assert not (tmp_path / "sweep").exists()  # it ended well
 
 
-def test_on_a_cluster_that_lives_on_and_one_driver_at_a_time(grow, tmp_path):
-    cluster = grow({"num_cpus": 4})
+def test_on_a_cluster_that_lives_on_without_the_node_of_a_result_and_one_driver_at_a_time(grow, tmp_path):
+    cluster = grow({"num_cpus": 4}, {"num_cpus": 1, "resources": {"other": 1}})
     program = Program(tmp_path, [cluster.head_node.session_dir])
     with program.running() as process:
         assert process.stdout.readline(), process.stderr.read()
@@ -205,6 +207,7 @@ def test_on_a_cluster_that_lives_on_and_one_driver_at_a_time(grow, tmp_path):
         with pytest.raises(RuntimeError, match="is run by another driver"):
             ray.forget_job("sweep", resume_dir=tmp_path)
     first = program.ran()
+    cluster.worker_nodes[0].kill()  # no node is left that could make ``table``
     (_, counts), _ = program.next_run()
     assert program.ran() == ALWAYS and len(first) == 15 + len(ALWAYS)
     assert counts["reused"] == 15 and counts["kept"] == 0
@@ -336,6 +339,59 @@ def test_old_results_go_and_the_oldest_go_for_room_and_forget_job_removes_all(fr
     assert ray.forget_job("a/b", resume_dir=tmp_path)
     assert not ray.forget_job("a/b", resume_dir=tmp_path)
     assert run([1], room) == [1]
+
+
+@pytest.mark.filterwarnings("ignore:num_returns='dynamic':DeprecationWarning")
+def test_what_is_not_kept_is_counted_with_its_reason(fresh, tmp_path, monkeypatch):
+    from zray.core import resuming
+    from zray.core.runtime import current
+
+    @ray.remote
+    class Actor:
+        def one(self):
+            return 1
+
+    @ray.remote
+    def give(*values):
+        return 7
+
+    @ray.remote
+    def give_class():
+        class Inner:
+            pass
+
+        return Inner()
+
+    @ray.remote
+    def reads_actor():
+        return actor is not None
+
+    @ray.remote
+    def items():
+        yield 1
+
+    with pytest.raises(ZeroDivisionError), start(tmp_path):
+        actor = Actor.remote()
+        circle: list = []
+        circle.append(circle)
+        given = [give.remote(actor), give.remote(actor.one.remote()), reads_actor.remote(), give.remote(circle),
+                 items.options(num_returns="dynamic").remote(), give_class.remote(), give.remote(np.zeros(3)),
+                 give.remote(np.zeros(4))]
+        ray.wait(given, num_returns=len(given), timeout=60)
+        counts = current().tasks.counts
+        until(lambda: counts.kept == 2 and sum(counts.unkept.values()) == 6, lambda: str(counts))
+        monkeypatch.setattr(resuming, "WAITING_BYTES_MAX", 0)
+        assert ray.get(give.remote(5)) == 7
+        until(lambda: sum(counts.unkept.values()) == 7, lambda: str(counts))
+        1 / 0  # noqa: B018
+    reasons = sorted(counts.unkept)
+    assert len(reasons) == 7
+    for begin in ("give: a value cannot be pickled alike in every run: it contains itself",
+                  "give: an argument is the result of an actor",
+                  "give: it uses an actor", 'items: num_returns="dynamic"', "reads_actor: it uses an actor",
+                  "the disk does not follow", "the next run could not find their classes"):
+        assert sum(reason.startswith(begin) for reason in reasons) == 1, reasons
+    assert current() is None
 
 
 def test_jobs_that_did_not_ask_have_plain_tasks(cluster):

@@ -89,7 +89,7 @@ def test_an_object_may_be_stood_in_for_or_refused():
 # ---------------------------------------------------------------- functions
 
 FUNCTION = """
-import math
+import functools, math
 import numpy as np
 RATE = 3
 TABLE = {"a": [1, 2], "b": {"x", "y", "z"}}
@@ -105,6 +105,18 @@ class Point:
 def helper(x):
     return x + RATE
 
+@functools.lru_cache
+def cached(x):
+    return x + 10
+
+def compiled(x):
+    return x + 20
+
+try:
+    compiled = COMPILE(compiled)
+except NameError:
+    pass
+
 def recursive(n):
     return n if n < 1 else recursive(n - 1)
 
@@ -114,7 +126,7 @@ def f(x, y=4, *, z=5):
         if x in {"one", "two", "three"}:
             return math.sqrt(helper(x)), TABLE, recursive(3)
         inner = lambda a: Point(a).area() + y + z
-        return inner(x) + np.sum(x)
+        return inner(x) + np.sum(x) + cached(x) + compiled(x)
 """
 
 
@@ -134,6 +146,7 @@ def test_comments_and_lines_and_other_definitions_do_not_count():
 
 @pytest.mark.parametrize(("old", "new"), [
     ("RATE = 3", "RATE = 4"), ("x + RATE", "x - RATE"), ("y=4", "y=6"), ("z=5", "z=6"), ("side = 2", "side = 3"),
+    ("x + 10", "x + 11"), ("x + 20", "x + 21"),
     ("self.x * self.side", "self.x ** self.side"), ("math.sqrt", "math.floor"), ('"three"', '"four"'),
     ('"y"', '"w"'), ("+ y + z", "+ y - z"), ("n < 1", "n < 2"), ("def f", "def g(): pass\ndef h(): pass\ndef f"),
 ])
@@ -142,6 +155,17 @@ def test_a_change_of_what_the_function_runs_or_reads_counts(old, new):
     changed = of_function(function_of(FUNCTION.replace(old, new)), nothing) != of_function(
         function_of(FUNCTION), nothing)
     assert changed == (not new.startswith("def g"))
+
+
+def test_functions_that_numba_compiles_count_by_their_code():
+    from numba import njit
+
+    def digest(source):
+        space = {"__name__": "__main__", "COMPILE": njit}
+        exec(compile(textwrap.dedent(source), "program.py", "exec"), space)
+        return of_function(space["f"], nothing)
+
+    assert digest(FUNCTION) == digest(FUNCTION) != digest(FUNCTION.replace("x + 20", "x + 21"))
 
 
 def test_closures_partials_and_methods_count_with_what_they_hold():

@@ -19,7 +19,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b
 from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -34,6 +34,7 @@ _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
 # Parts of a class that Python fills in.
 _GIVEN = frozenset(("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__",
                     "__static_attributes__"))
+_CACHED = type(cache(len))
 _STDLIB = tuple({sysconfig.get_paths()[name] + "/" for name in ("stdlib", "platstdlib")})
 _OURS = __name__.partition(".")[0]
 
@@ -111,7 +112,9 @@ class _Digest:
         except NoDigest:
             raise
         except Exception as error:  # a user's __reduce__ may raise anything
-            raise NoDigest(f"a {type(value).__name__} cannot be pickled alike in every run: {error}") from error
+            is_circle = isinstance(error, RecursionError) or "cyclic" in str(error)  # words of pickle's fast mode
+            raise NoDigest("a value cannot be pickled alike in every run: "
+                           f"{'it contains itself' if is_circle else error}") from error
         return sink.hash.digest()
 
     def stand_in(self, obj: Any) -> Any:
@@ -127,7 +130,8 @@ class _Digest:
             return "module", self._module(obj)
         if isinstance(obj, type):
             return "class", self._class(obj)
-        return self.special(obj)
+        inner = _inside(obj, kind)
+        return self.special(obj) if inner is None else ("inside", _name(kind), inner)
 
     # ------------------------------------------------------------ code
 
@@ -135,7 +139,7 @@ class _Digest:
         """Of the function of a task."""
         if type(function) is FunctionType:
             return self._function(function)
-        if isinstance(function, (BuiltinFunctionType, type)):
+        if isinstance(function, BuiltinFunctionType):
             return _hash("named", _name(function))
         return self.value(function)
 
@@ -239,6 +243,13 @@ def _hash(*parts: Any) -> bytes:
         out.update(len(data).to_bytes(8, "little"))
         out.update(data)
     return out.digest()
+
+
+def _inside(obj: Any, kind: type) -> Any:
+    """The function inside a cached one, whose pickle is its name, or one of numba, whose pickle has a random number."""
+    if kind is _CACHED:
+        return obj.__wrapped__
+    return getattr(obj, "py_func", None) if kind.__module__.partition(".")[0] == "numba" else None
 
 
 def _name(definition: Any) -> str:

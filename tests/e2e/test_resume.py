@@ -332,13 +332,10 @@ def test_old_results_go_and_the_oldest_go_for_room_and_forget_job_removes_all(fr
 
     room = {"resume_bytes_max": 1_000_000}  # for two of 400 kB
     assert run([1, 2, 3], room) == [1, 2, 3]
-    assert run([3, 2, 1], room)[-1] == 1  # with its segment others may have gone
-    for file in (tmp_path / "a%2Fb").glob("results-*"):
-        assert file.stat().st_size <= 1_000_000
-    assert run([1], {**room, "resume_kept_s": 0.0}) == [1]
+    assert 400_000 < sum(file.stat().st_size for file in (tmp_path / "a%2Fb").glob("results-*")) <= 1_000_000
+    assert run([3], {**room, "resume_kept_s": 0.0}) == [3]
     assert ray.forget_job("a/b", resume_dir=tmp_path)
-    assert not ray.forget_job("a/b", resume_dir=tmp_path)
-    assert run([1], room) == [1]
+    assert not (tmp_path / "a%2Fb").exists() and not ray.forget_job("a/b", resume_dir=tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:num_returns='dynamic':DeprecationWarning")

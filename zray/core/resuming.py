@@ -25,7 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from zray.base import ids
+from zray.base import errors, ids
 from zray.core.resume_folder import ResumeFolder
 from zray.core.runtime import Runtime
 from zray.core.tasks import Tasks
@@ -214,7 +214,7 @@ class ResumingTasks(Tasks):
             if options.num_returns == STREAMING:
                 return self._found_items(key, found[1], fn, options)
             refs = [self._object(found[0], value) for value in found[1]]
-        except (KeyboardInterrupt, SystemExit):
+        except errors.RayError:  # there is no room for it
             raise
         except Exception as error:  # unpickling a user's object may raise anything
             logger.warning("a kept result of %s cannot be used, so the task runs again: %s", fn.name, error)
@@ -247,10 +247,12 @@ class ResumingTasks(Tasks):
                      ) -> ObjectRefGenerator | None:
         """A generator that has ended, with its kept items."""
         count = int.from_bytes(values[0], "little")
-        items = [self.folder.read(_mixed(key, index)) for index in range(1, count + 1)]
-        if None in items:
-            return None  # it was dropped for its age or for room: the whole generator runs again
-        objects = [self._object(found[0], found[1][0]) for found in items if found is not None]
+        objects = []
+        for index in range(1, count + 1):
+            found = self.folder.read(_mixed(key, index))
+            if found is None:
+                return None  # it was dropped for its age or for room: the whole generator runs again
+            objects.append(self._object(found[0], found[1][0]))
         site = self.site(fn, options)
         with self.loop.lock:
             task = Task(self.next_id(self.context), site.fn, serialization.EMPTY_ARGS, STREAMING, site.key, 0)

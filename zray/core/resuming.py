@@ -128,7 +128,8 @@ class ResumingTasks(Tasks):
             return super().submit(fn, args, kwargs, options)
         found = self._find(key, fn, options)
         if found is not None:
-            self.counts.reused += 1
+            with self._guard:
+                self.counts.reused += 1
             self.recorder.changed()
             self.loop.raise_pending()
             return found

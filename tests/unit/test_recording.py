@@ -17,7 +17,7 @@ from zray.recording.records import (
     CONSTRUCTOR,
     PLAIN_TASK,
     RECORD_FORMAT,
-    RECORD_MAGIC,
+    RECORDING_MAGIC,
     About,
     Asked,
     Definition,
@@ -65,14 +65,14 @@ def read_back(data):
 
 @given(st.lists(records, max_size=6))
 def test_records_come_back_as_they_were_written(written):
-    assert read_back(RECORD_MAGIC + b"".join(map(encode, written))) == (written, "")
+    assert read_back(RECORDING_MAGIC + b"".join(map(encode, written))) == (written, "")
 
 
 @given(st.lists(records, min_size=1, max_size=4), st.data())
 def test_a_torn_tail_costs_its_record_alone(written, data):
     frames = [encode(record) for record in written]
     kept = data.draw(st.integers(0, len(b"".join(frames)) - 1))
-    found, damage = read_back(RECORD_MAGIC + b"".join(frames)[:kept])
+    found, damage = read_back(RECORDING_MAGIC + b"".join(frames)[:kept])
     whole = [record for end, record in zip(_ends(frames), written, strict=True) if end <= kept]
     assert found == whole
     assert bool(damage) == (kept not in (0, *_ends(frames)))
@@ -87,7 +87,7 @@ def test_a_changed_byte_is_found(written, data):
     image = bytearray(b"".join(map(encode, written)))
     at = data.draw(st.integers(0, len(image) - 1))
     image[at] ^= data.draw(st.integers(1, 255))
-    found, damage = read_back(RECORD_MAGIC + bytes(image))
+    found, damage = read_back(RECORDING_MAGIC + bytes(image))
     assert damage and found == written[:len(found)] and len(found) < len(written)
 
 
@@ -220,7 +220,7 @@ def recorded(tmp_path):
     def write(*written, tail=b"", **facts):
         about = About({**FACTS, "python": python, **facts})
         name = f"worker-{len(os.listdir(tmp_path))}.zrec"
-        (tmp_path / name).write_bytes(RECORD_MAGIC + b"".join(map(encode, (about, *written))) + tail)
+        (tmp_path / name).write_bytes(RECORDING_MAGIC + b"".join(map(encode, (about, *written))) + tail)
         return read(str(tmp_path))
 
     return write

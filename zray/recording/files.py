@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from zray.base.named_tuples import NamedTuple
-from zray.recording.records import RECORD_MAGIC, RECORD_SUFFIX, LimitReached, encode
+from zray.recording.records import RECORD_SUFFIX, RECORDING_MAGIC, LimitReached, encode
 
 # The file that makes a folder a recording.  It holds the token of the program that began it.
 RECORDING_MARK = "zray-recording"
@@ -76,7 +76,7 @@ class RecordFile:
         except OSError as error:
             self._stop(f"its record file {self.path} cannot be made: {error.strerror}")
         else:
-            self._write(RECORD_MAGIC)
+            self._write(RECORDING_MAGIC)
 
     def append(self, record: Any) -> bool:
         """Write a record; False when nothing is recorded any more."""

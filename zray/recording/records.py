@@ -1,6 +1,6 @@
 """What a record file holds (pure): its records, and their frames.
 
-A file is RECORD_MAGIC, then frames: length (4 bytes), CRC-32 of the body (4 bytes), the body, which is
+A file is RECORDING_MAGIC, then frames: length (4 bytes), CRC-32 of the body (4 bytes), the body, which is
 ``[CODE, *fields]`` in msgpack.  A process that is killed leaves at most one frame that is cut off, the last one.
 
 A *piece* is one serialised value (zray.values.serialization): what it is, or as much of it as the limits allow.
@@ -22,7 +22,7 @@ import msgpack
 
 from zray.base.named_tuples import NamedTuple
 
-RECORD_MAGIC = b"zray record 1\n"
+RECORDING_MAGIC = b"zray record 1\n"
 RECORD_FORMAT = 1
 RECORD_SUFFIX = ".zrec"
 _DIGEST_SIZE = 16
@@ -171,11 +171,11 @@ class Frames:
     def __init__(self, data: bytes | memoryview):
         self._data = memoryview(data)
         self.damage = ""
-        if bytes(self._data[:len(RECORD_MAGIC)]) != RECORD_MAGIC:
+        if bytes(self._data[:len(RECORDING_MAGIC)]) != RECORDING_MAGIC:
             raise NoRecord("it does not begin as a record of this version of zray does")
 
     def __iter__(self) -> Iterator[Any]:
-        data, at = self._data, len(RECORD_MAGIC)
+        data, at = self._data, len(RECORDING_MAGIC)
         while at < len(data):
             start, body = at, at + _FRAME.size
             if body > len(data):

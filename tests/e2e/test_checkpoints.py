@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from tests.e2e.target import exceptions, ray, until
+from zray.base.checkpoint_names import PARTIAL
 
 pytestmark = pytest.mark.zray_only
 
@@ -107,10 +108,12 @@ def test_a_checkpoint_saves_replays(one, tmp_path):
     for actor in (with_checkpoints, without):
         for i in range(200):
             ray.get(actor.add.remote(i))
+        if actor is with_checkpoints:
+            until(lambda: any(int(name.rpartition("-")[2]) >= 190 for name in files() if not name.endswith(PARTIAL)))
         kill(actor)
         assert ray.get(actor.all.remote()) == list(range(200))
     assert replayed(every, 200) == 200
-    assert replayed(log, 200) * 10 <= 200  # at most what came after the last checkpoint that was stored
+    assert replayed(log, 200) * 20 <= 200  # at most what came after the last checkpoint that was stored
 
 
 def test_methods_of_the_class_save_and_restore_what_it_says(one):

@@ -24,9 +24,9 @@ from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle
 from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, OUTAGE_S, SIM_NODE_TIMEOUT_S, Plan
 
-SEEDS = 300  # `python -m fuzz.sim_cluster --seeds 300:10000` runs more
-TWICE = 60  # of them
-SEEDS_A_TEST = 20
+SEEDS = 200  # `python -m fuzz.sim_cluster --seeds 200:10000` runs more
+TWICE = 20  # of them
+SEEDS_A_TEST = 10
 ROOT = Path(__file__).parents[2]
 
 

@@ -38,6 +38,10 @@ class Node:
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
 
+    @property
+    def name(self) -> str:
+        return f"host{self.number}-{self.lives}"
+
     def runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
@@ -51,7 +55,7 @@ class Node:
         self.process = subprocess.Popen(
             [*self.machines.within(self.number), sys.executable, "-c", "from zray.node.daemon import main; main()",
              *arguments, "--host", self.machines.address(self.number), "--num-cpus", str(CPUS),
-             "--object-store-memory", str(STORE_BYTES), "--node-name", f"host{self.number}-{self.lives}"],
+             "--object-store-memory", str(STORE_BYTES), "--node-name", self.name],
             env=environment(ZRAY_TMPDIR=self.machines.tmp(self.number), PYTHONWARNINGS="default"), text=True,
             stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
 

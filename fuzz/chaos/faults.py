@@ -148,8 +148,7 @@ class Faults:
         self._node(fault)
         chains = self.nodes.all[fault.host].ask("gcs").get("chains") or []
         members = [member for chain in chains for member in chain["members"]]
-        ids = {node.node_id(): node for node in self.nodes.all}
-        replicas = [ids[member] for member in members if member in ids]
+        replicas = [node for member in members for node in self.nodes.all if node.node_id().startswith(member)]
         if not replicas:
             self.unsettled_since = 0.0
             raise NotNow("the host knows no replica")

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from fuzz.chaos import schedule
-from fuzz.chaos.cluster import Nodes
+from fuzz.chaos.cluster import Node, Nodes
 from fuzz.chaos.drivers import Driver
 from fuzz.chaos.faults import Faults
 from fuzz.chaos.machines import Apart, Here
-from fuzz.chaos.processes import reap, running, send
+from fuzz.chaos.processes import die_with_parent, reap, running, send
 from fuzz.chaos.verdict import Happened, is_excused
 from tests.e2e.leaks import only_logs
 
 TICK_S = 0.05
 STALL_S = 60.0  # without progress of a workload
+INVESTIGATE_S = 40.0
+QUESTIONS = ("status", "list leases", "stack", "list actors", "list workers", "list placement-groups")
 ENDS_S = 15.0  # processes, memory and files are gone after this
 
 
@@ -102,6 +104,8 @@ class Run:
     def _judge(self, driver: Driver, event: dict[str, Any]) -> None:
         driver.note(event)
         what = event["what"]
+        if what == "waits":
+            self.say(f"{driver.name} waits: {event['text']}")
         if what == "failure":
             raise Failure(f"{driver.name}: {event['error']}: {event['text']}")
         if what in ("error", "lost"):
@@ -153,23 +157,24 @@ class Run:
         for driver in self.drivers:
             if driver.runs():
                 send(driver.pid, signal.SIGUSR2)
-        for node in self.nodes.serving():
-            for command in (["status"], ["list", "tasks"], ["list", "actors"], ["list", "leases"],
-                            ["list", "workers"], ["list", "placement-groups"], ["stack"]):
-                self._ask(node, command)
+        asked = [self._ask(node, command) for command in QUESTIONS for node in self.nodes.serving()]
+        end = time.monotonic() + INVESTIGATE_S
+        for process in asked:
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         for number in range(self.machines.count):
             shutil.copytree(self.machines.tmp(number), os.path.join(self.logs, f"host{number}"), dirs_exist_ok=True,
                             ignore=_not_logs, ignore_dangling_symlinks=True)
 
-    def _ask(self, node: Any, command: list[str]) -> None:
-        path = os.path.join(self.logs, f"host{node.number}-{'-'.join(command)}.txt")
+    def _ask(self, node: Node, command: str) -> subprocess.Popen[bytes]:
         program = "import sys; from zray.cli import main; sys.exit(main())"
-        with open(path, "w") as out:
-            try:
-                subprocess.run([*self.machines.within(node.number), sys.executable, "-c", program, *command,
-                                "--address", node.session_dir], stdout=out, stderr=subprocess.STDOUT, timeout=20)
-            except subprocess.TimeoutExpired:
-                out.write("\nno answer within 20 s\n")
+        with open(os.path.join(self.logs, f"host{node.number}-{command.replace(' ', '-')}.txt"), "wb") as out:
+            return subprocess.Popen([*self.machines.within(node.number), sys.executable, "-c", program,
+                                     *command.split(), "--address", node.session_dir], stdout=out,
+                                    stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
 
     def report(self, left: Iterable[str]) -> str:
         lines = ["faults:"]

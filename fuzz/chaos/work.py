@@ -3,7 +3,8 @@
     round    a round ended with the right value
     step     progress within a round; may have ``owner``, the pid of a process that owns objects
     error    a round ended with an error of zray: the supervisor decides whether a fault excuses it
-    failure  a wrong value, a wait without end, or another exception; the process ends with 1
+    waits    a wait takes long, and why, as zray explains it
+    failure  a wrong value, a wait without end, or another exception; the process ends with 1 some time later
     lost     the node of this driver died; the process ends with 0, another takes its place
 """
 
@@ -26,6 +27,7 @@ from fuzz.chaos.workloads.base import Stalled, Workload, Wrong
 from zray.exceptions import LocalRayletDiedError, RayError, RayTaskError
 
 AFTER_ERROR_S = 0.2
+HOLD_S = 60.0  # the driver stays this long after a failure, so that it can be asked what it waits for
 
 
 def say(what: str, **facts: Any) -> None:
@@ -59,6 +61,7 @@ def work(workload: Workload) -> int:
             return 0
         except (Wrong, Stalled) as error:
             say("failure", error=type(error).__name__, text=str(error), began=began)
+            time.sleep(HOLD_S)
             return 1
         except Exception as error:
             name = of_zray(error)
@@ -86,7 +89,7 @@ def main() -> int:
     os.dup2(2, 1)  # what workers print is no event
     faulthandler.register(signal.SIGUSR2, file=sys.stderr)
     began = time.monotonic()
-    workload = WORKLOADS[options.name](options.seed, options.scale, lambda **facts: say("step", **facts))
+    workload = WORKLOADS[options.name](options.seed, options.scale, say)
     try:
         ray.init(address=options.address, namespace="chaos", log_to_driver=False)
     except (ConnectionError, LocalRayletDiedError) as error:

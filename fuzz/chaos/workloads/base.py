@@ -9,9 +9,9 @@ from typing import Any
 
 import zray as ray
 from fuzz.chaos.verdict import FULL_STORE, LOST_NODE
-from zray.exceptions import GetTimeoutError
 
 PATIENCE_S = float(os.environ.get("CHAOS_PATIENCE_S", "60"))  # without progress of any kind
+EXPLANATIONS = 4  # during that time
 SURE = {"max_retries": -1}  # a task that must end with its value, whatever dies
 
 
@@ -32,9 +32,9 @@ class Workload:
     name = ""
     errors: Mapping[str, Iterable[str]] = {}
 
-    def __init__(self, seed: int, scale: float, step: Callable[..., None]):
-        """``step(**facts)`` tells the supervisor of progress; ``scale`` 1 is the full size."""
-        self.seed, self.scale, self.step = seed, scale, step
+    def __init__(self, seed: int, scale: float, say: Callable[..., None]):
+        """``say(event, **facts)`` is for the supervisor; ``scale`` 1 is the full size."""
+        self.seed, self.scale, self.say = seed, scale, say
         self.rng = random.Random(f"{self.name} {seed}")
 
     @classmethod
@@ -48,14 +48,27 @@ class Workload:
         """Some work with a known answer; Wrong when it differs."""
         raise NotImplementedError
 
+    def step(self, **facts: Any) -> None:
+        """Progress within a round."""
+        self.say("step", **facts)
+
     def fetch(self, ref: Any) -> Any:
         """The value of one reference; Stalled when there is none for too long."""
-        try:
-            value = ray.get(ref, timeout=PATIENCE_S)
-        except GetTimeoutError as error:
-            raise Stalled(f"{self.name}: {error}\nexplain: {ray.explain(ref)}") from error
+        self.await_(ref)
+        value = ray.get(ref, timeout=PATIENCE_S)  # it may be lost meanwhile, and made again
         self.step()
         return value
+
+    def await_(self, waitable: Any) -> None:
+        """Until ``ray.wait`` has it; Stalled, with all that was explained meanwhile, when that takes too long."""
+        said: list[str] = []
+        for _ in range(EXPLANATIONS):
+            ready, _ = ray.wait([waitable], timeout=PATIENCE_S / EXPLANATIONS, fetch_local=False)
+            if ready:
+                return
+            said.append(ray.explain(waitable))
+            self.say("waits", text=said[-1])
+        raise Stalled(f"{waitable} is not ready: {said[-1]}")
 
 
 def expect(what: str, value: Any, wanted: Any) -> None:

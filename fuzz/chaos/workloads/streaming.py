@@ -1,0 +1,52 @@
+"""Streaming generators, read while they run: small items, large items, and items that go on to other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import zray as ray
+from fuzz.chaos.workloads.base import SURE, Workload, expect
+
+SMALL, LARGE = 100, 30_000
+STREAMS, ITEMS = 3, 20
+
+
+@ray.remote(**SURE, num_returns="streaming", scheduling_strategy="SPREAD", num_cpus=0.5)
+def stream(seed: int, items: int, size: int) -> Iterator[Any]:
+    rng = np.random.default_rng(seed)
+    for _ in range(items):
+        yield rng.integers(0, 1 << 40, size)
+
+
+@ray.remote(**SURE, num_cpus=0.5)
+def total(numbers: Any) -> int:
+    return int(numbers.sum())
+
+
+class Streaming(Workload):
+    name = "streaming"
+
+    def round(self, number: int) -> None:
+        size = LARGE if number % 2 else SMALL
+        seeds = [self.rng.randrange(1 << 30) for _ in range(STREAMS)]
+        streams = [stream.remote(seed, ITEMS, size) for seed in seeds]
+        wanted = [np.random.default_rng(seed) for seed in seeds]
+        sums: list[Any] = []
+        answers: list[int] = []
+        for item in range(ITEMS):
+            for which, generator in enumerate(streams):
+                answer = wanted[which].integers(0, 1 << 40, size)
+                self.await_(generator)
+                ref = next(generator)
+                if item % 3 == 0:
+                    sums.append(total.remote(ref))
+                    answers.append(int(answer.sum()))
+                else:
+                    found = self.fetch(ref)
+                    expect(f"item {item}", (len(found), int(found.sum())), (size, int(answer.sum())))
+        expect("sums of items", [self.fetch(ref) for ref in sums], answers)
+        for generator in streams:
+            expect("the end of a stream", next(generator, None), None)

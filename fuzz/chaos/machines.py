@@ -44,7 +44,7 @@ class Here:
 
     without = frozenset(("cut", "cut briefly", "starve of shm", "starve of disk"))
 
-    def __init__(self, count: int, disk_mb: int):
+    def __init__(self, count: int):
         self.count = count
         self._root = tempfile.TemporaryDirectory(prefix="zc-", dir="/tmp", ignore_cleanup_errors=True)
 

@@ -23,6 +23,7 @@ from fuzz.chaos.verdict import Happened, is_excused
 from tests.e2e.leaks import only_logs
 
 TICK_S = 0.05
+DISK_MB = 256  # of each machine
 STALL_S = 60.0  # without progress of a workload
 INVESTIGATE_S = 40.0
 QUESTIONS = ("status", "list leases", "stack", "list actors", "list workers", "list placement-groups")
@@ -197,7 +198,7 @@ def _not_logs(directory: str, names: list[str]) -> set[str]:
 
 def run(options: Options, apart: bool) -> int:
     """The exit code of a run."""
-    machines: Apart | Here = Apart(options.hosts, 512) if apart else Here(options.hosts, 512)
+    machines: Apart | Here = Apart(options.hosts, DISK_MB) if apart else Here(options.hosts)
     this = Run(options, machines)
     failure = ""
     try:

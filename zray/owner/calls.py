@@ -507,6 +507,18 @@ class ActorCalls:
         if link.log is not None:
             self._touch(link)  # the next life may have our offer now
 
+    def node_lost(self, failure: list[Any]) -> None:
+        """Our node is gone: fail the calls in flight and in queues."""
+        draining = list(self.draining.values())
+        self.draining.clear()
+        for link, inflight in (*((link, link.inflight) for link in self.links.values()), *(d[:2] for d in draining)):
+            calls = list(inflight.values())
+            inflight.clear()
+            for task in calls:
+                self._fail(link, task, failure)
+        for link in list(self.links.values()):
+            self._fail_queue(link)
+
     def _fail_queue(self, link: ActorLink) -> None:
         """Fail queued calls that the actor will not take: all, or while it restarts those without retries."""
         queue, link.queue = link.queue, deque()

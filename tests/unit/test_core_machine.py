@@ -203,3 +203,18 @@ def test_a_borrower_that_cancels_a_call_by_force_only_cancels_it(machine):
     assert entry.value is None
     deliver(machine, PEER, m.CancelObject(entry.oid, True, False))
     assert entry.value[:2] == [m.FAILED, "cancelled"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_node_is_asked_for_the_states_of_an_actor_when_it_has_heard_of_the_actor(machine, ports, late):
+    """Asked before, it says after some seconds that there is no such actor, however long the arguments take."""
+    argument, actor = machine.refs.own(b"p" * 28), b"a" * 16
+    spec = {"class_name": "A", "out_of_order": False, "detached": False, "name": ""}
+    if not late:
+        machine.refs.complete(argument, b"value")
+    machine.creations.create(b"t" * ids.TASK_SIZE, actor, spec, [argument], [argument])
+    machine.calls.link_for(actor, "A")  # by its first call
+    if late:
+        assert not ports.to(NODE)
+        machine.refs.complete(argument, b"value")
+    assert [type(message) for message in ports.to(NODE)] == [m.CreateActor, m.WatchActor]

@@ -2,7 +2,8 @@
 
     arguments pending       the creation waits, like a task
     an argument failed      the actor is DEAD here; the node never learns of it
-    all arguments ready     CreateActor goes to the node.  For a named actor it went before: names are claimed at once
+    all arguments ready     CreateActor goes to the node.  For a named actor it went before: names are claimed at once.
+                            Then WatchActor: a node that does not know an actor calls it dead after some seconds
     DEAD                    the pins of the creation are released
 """
 
@@ -39,9 +40,9 @@ class Creations:
     def create(self, tid: bytes, actor: bytes, spec: dict[str, Any], deps: list[Any], pins: list[Any] | None
                ) -> Entry | None:
         """The object whose references keep the actor alive; None for a detached one."""
-        link = self._calls.link_for(actor, spec["class_name"], spec["out_of_order"])
+        link = self._calls.link_for(actor, spec["class_name"], spec["out_of_order"], watch=bool(spec["name"]))
         link.any_order = spec["out_of_order"]
-        link.created = True
+        link.created = link.watched = True
         life: Entry | None = None
         if not spec["detached"]:
             life = link.life_record = self._refs.own(ids.return_id(tid, 1))
@@ -73,6 +74,7 @@ class Creations:
             dep.escaped = True
         spec["deps"] = [dep.value for dep in deps]
         self._send(self._node, m.CreateActor(actor, spec, 0))
+        self._send(self._node, m.WatchActor(actor))
 
     def wait(self, record: Any, waiter: Callable[[Any], None]) -> bool:
         return self._refs.when_ready(record, waiter)

@@ -112,11 +112,12 @@ class ActorCalls:
         self.finished = 0
         submitter.reconstruction.calls = self
 
-    def link_for(self, actor: bytes, name: str, any_order: bool = False) -> ActorLink:
+    def link_for(self, actor: bytes, name: str, any_order: bool = False, watch: bool = True) -> ActorLink:
+        """The link to an actor.  Without ``watch`` its creator asks for the states later, when our node knows it."""
         link = self.links.get(actor)
         if link is None:
             link = self.links[actor] = ActorLink(actor, name, any_order)
-        if not link.watched:
+        if watch and not link.watched:
             link.watched = True
             self.net.send(self.node, WatchActor(actor))
         return link

@@ -87,7 +87,8 @@ class Faults:
             self._looked = now
             if self.nodes.settled():
                 self.unsettled_since = 0.0
-            elif now - max([self.unsettled_since, *(end for _, _, end in self.happened.faults)]) > SETTLE_S:
+            elif now - max([self.unsettled_since, *(end for kind, _, end in self.happened.faults
+                                                    if kind in NODE_FAULTS)]) > SETTLE_S:
                 return f"the nodes do not know each other {SETTLE_S:g} s after the last fault"
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shutil
@@ -167,8 +168,9 @@ class Run:
                 process.kill()
                 process.wait()
         for number in range(self.machines.count):
-            shutil.copytree(self.machines.tmp(number), os.path.join(self.logs, f"host{number}"), dirs_exist_ok=True,
-                            ignore=_not_logs, ignore_dangling_symlinks=True)
+            with contextlib.suppress(shutil.Error):  # of files that have gone meanwhile
+                shutil.copytree(self.machines.tmp(number), os.path.join(self.logs, f"host{number}"),
+                                dirs_exist_ok=True, ignore=_not_logs, ignore_dangling_symlinks=True)
 
     def _ask(self, node: Node, command: str) -> subprocess.Popen[bytes]:
         program = "import sys; from zray.cli import main; sys.exit(main())"

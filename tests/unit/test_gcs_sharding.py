@@ -131,8 +131,9 @@ def test_members_that_are_silent_for_a_moment_leave_as_long_as_two_stay(silent, 
     config = ClusterConfig.first(b"a", 1)
     config = config._replace(chains=(config.chains[0]._replace(
         members=tuple(name.encode() for name in members), since=(1,) * len(members)),))
-    view = ProposerView(living=living, usable={name: i for i, name in enumerate(sorted(names(members) - names(silent)))},
-                        failed=names(silent), dead=frozenset(), leaving=frozenset(), freed=frozenset(),
+    usable = sorted(names(members) - names(silent))
+    view = ProposerView(living=living, usable={name: i for i, name in enumerate(usable)}, failed=names(silent),
+                        dead=frozenset(), leaving=frozenset(), freed=frozenset(),
                         established=frozenset((0, name) for name in names(members)), caught_up=frozenset(),
                         briefly=names(briefly))
     value = next_config(config, view)

@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--kinds", nargs="+", choices=schedule.ALL_KINDS, default=schedule.ALL_KINDS,
                         metavar="KIND", help=f"of faults, all by default: {', '.join(schedule.ALL_KINDS)}")
+    parser.add_argument("--each", action="store_true", help="one fault of each kind, and then the end")
     parser.add_argument("--here", action="store_true", help="no namespaces: nothing is cut off or filled up")
     parser.add_argument("--plan", action="store_true", help="print the faults of this seed, and end")
     parser.add_argument("--keep", default="", metavar="DIR", help="where logs go; they stay when the run fails")
@@ -41,7 +42,7 @@ def main() -> int:
     os.environ.pop(INSIDE, None)
     keep = os.path.abspath(options.keep or f"/tmp/zray-chaos-{options.seed}")
     return run(Options(options.seed, 60 * options.minutes, options.every, options.hosts, options.scale,
-                       tuple(options.workloads), tuple(options.kinds), keep), apart)
+                       tuple(options.workloads), tuple(options.kinds), options.each, keep), apart)
 
 
 if __name__ == "__main__":

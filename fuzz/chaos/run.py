@@ -44,6 +44,7 @@ class Options:
     scale: float = 0.1
     workloads: tuple[str, ...] = ()
     kinds: tuple[str, ...] = schedule.ALL_KINDS
+    each: bool = False  # one fault of each kind
     keep: str = ""  # the directory for logs of a run that failed
 
 
@@ -65,7 +66,8 @@ class Run:
         """Failure for whatever the failure model does not allow."""
         options = self.options
         kinds = [kind for kind in options.kinds if kind not in self.machines.without]
-        faults = schedule.plan(options.seed, options.seconds, options.every_s, options.hosts, kinds)
+        faults = schedule.each(options.seed, options.every_s, options.hosts, kinds) if options.each else \
+            schedule.plan(options.seed, options.seconds, options.every_s, options.hosts, kinds)
         self.nodes.begin()
         self.say(f"{options.hosts} nodes serve, {len(faults)} faults are planned")
         self.started = time.monotonic()

@@ -46,3 +46,10 @@ def plan(seed: int, seconds: float, every_s: float, hosts: int, kinds: Collectio
                 out.append(Fault(round(moment, 2), kind, rng.randrange(hosts), rng.random(), lasts))
         at += every_s
     return out
+
+
+def each(seed: int, every_s: float, hosts: int, kinds: Collection[str]) -> list[Fault]:
+    """One fault of each kind, ``every_s`` apart."""
+    rng = random.Random(f"chaos {seed}")
+    return [Fault(round((i + 1) * every_s, 2), kind, rng.randrange(hosts), rng.random(),
+                  round(rng.uniform(*LASTS_S[kind]), 2) if kind in LASTS_S else 0.0) for i, kind in enumerate(kinds)]

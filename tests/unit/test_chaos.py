@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzz.chaos.schedule import ALL_KINDS, KILLS, LASTS_S, plan
+from fuzz.chaos.schedule import ALL_KINDS, KILLS, LASTS_S, each, plan
 from fuzz.chaos.verdict import LATE_S, NODE, PROCESS, Happened, is_excused
 from fuzz.chaos.workloads import WORKLOADS
 from zray import exceptions
@@ -29,6 +29,12 @@ def test_faults_that_are_undone_last_and_the_others_do_not():
 def test_only_wanted_kinds_are_drawn():
     assert {fault.kind for fault in plan(1, 300, 2, 6, ("kill node", "cut"))} == {"kill node", "cut"}
     assert plan(1, 300, 2, 6, ()) == []
+
+
+def test_each_kind_is_planned_once_for_a_short_run():
+    faults = each(1, 0.5, 3, ALL_KINDS)
+    assert [fault.kind for fault in faults] == list(ALL_KINDS)
+    assert [fault.at_s for fault in faults] == [0.5 * (i + 1) for i in range(len(ALL_KINDS))]
 
 
 def test_an_error_is_excused_by_a_fault_that_explains_it_and_no_other():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import zray as ray
-from fuzz.chaos.workloads.base import SURE, Workload, expect
+from fuzz.chaos.workloads.base import SURE, Workload, Wrong, expect
 
 SMALL, LARGE = 100, 30_000
 STREAMS, ITEMS = 3, 20
@@ -39,8 +39,7 @@ class Streaming(Workload):
         for item in range(ITEMS):
             for which, generator in enumerate(streams):
                 answer = wanted[which].integers(0, 1 << 40, size)
-                self.await_(generator)
-                ref = next(generator)
+                ref = self._next(generator, sums)
                 if item % 3 == 0:
                     sums.append(total.remote(ref))
                     answers.append(int(answer.sum()))
@@ -50,3 +49,12 @@ class Streaming(Workload):
         expect("sums of items", [self.fetch(ref) for ref in sums], answers)
         for generator in streams:
             expect("the end of a stream", next(generator, None), None)
+
+    def _next(self, generator: Any, sums: list[Any]) -> Any:
+        self.await_(generator)
+        try:
+            return next(generator)
+        except StopIteration:
+            for ref in sums:  # the error of a stream is its last item, which may have gone to a task
+                self.fetch(ref)
+            raise Wrong(f"{generator} has ended early") from None

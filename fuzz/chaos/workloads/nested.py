@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import zray as ray
+from fuzz.chaos.verdict import NODE
 from fuzz.chaos.workloads.base import SURE, Workload, expect
 
 DEPTH, WIDTH, ROOTS, LARGE = 2, 3, 4, 20_000
@@ -42,6 +43,8 @@ def read(refs: list[Any]) -> int:
 
 class Nested(Workload):
     name = "nested"
+    # A node may die with a task that had handed references on, and with the large results that these refer to.
+    errors = {"OwnerDiedError": NODE, "ObjectLostError": NODE, "ObjectReconstructionFailedError": NODE}
 
     def round(self, number: int) -> None:
         values = [self.rng.randrange(1_000_000) for _ in range(ROOTS)]

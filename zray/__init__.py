@@ -9,6 +9,7 @@ from zray.api.calls import (
     cancel,
     cluster_resources,
     explain,
+    forget_job,
     get,
     get_actor,
     get_gpu_ids,
@@ -18,6 +19,7 @@ from zray.api.calls import (
     nodes,
     put,
     remote,
+    resume,
     shutdown,
     timeline,
     wait,
@@ -50,7 +52,7 @@ ObjectID = ObjectRef  # as in Ray
 __commit__ = ""  # of the source; releases have none
 
 # At import, not at init: handlers that a program registers between the two run before it and find the session.
-_atexit.register(shutdown)
+_atexit.register(shutdown, _exiting_interpreter=True)
 
 __all__ = [
     "ActorClassID",
@@ -84,6 +86,7 @@ __all__ = [
     "exceptions",
     "experimental",
     "explain",
+    "forget_job",
     "get",
     "get_actor",
     "get_gpu_ids",
@@ -97,6 +100,7 @@ __all__ = [
     "nodes",
     "put",
     "remote",
+    "resume",
     "runtime_env",
     "shutdown",
     "timeline",

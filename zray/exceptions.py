@@ -3,6 +3,7 @@
 from zray.base.errors import (
     ActorAlreadyExistsError,
     ActorDiedError,
+    ActorOutOfMemoryError,
     ActorPlacementGroupRemoved,
     ActorUnavailableError,
     ActorUnschedulableError,
@@ -52,6 +53,7 @@ __all__ = [
     "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorHandleNotFoundError",
+    "ActorOutOfMemoryError",
     "ActorPlacementGroupRemoved",
     "ActorUnavailableError",
     "ActorUnschedulableError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 
 import pytest
 
@@ -64,6 +65,14 @@ def test_status_and_explain_say_what_waits_and_why(zray, session):
     assert "4/4 CPU in use" in zray("status") and rows(zray, "status")["available"].get("CPU", 0) == 0
     assert "the resources its task asks for are in use" in zray("explain")
     assert rows(zray, "explain")[0]["want"] == 1
+
+
+def test_explain_says_what_a_driver_waits_for(zray, session):
+    thread = threading.Thread(target=ray.get, args=(session["refs"],), daemon=True)
+    thread.start()
+    until(lambda: f"pid {os.getpid()}, waits in get or wait" in zray("explain"), "the wait is known")
+    said = zray("explain").partition("waits in get or wait")[2]
+    assert "holds(): its task is running" in said and "in use by holds (1)" in said
 
 
 def test_lists_filter_limit_and_format(zray, session):

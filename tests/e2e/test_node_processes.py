@@ -189,7 +189,7 @@ def test_commands_find_the_session_of_the_one_program_that_runs(tmp_sessions):
 
         first = program()
         assert f"session {first}" in zray("status")
-        assert "(driver, pid " in zray("stack") and "no task waits" in zray("explain")
+        assert "(driver, pid " in zray("stack") and "nothing waits" in zray("explain")
         with pytest.raises(ConnectionError, match=f"programs with a session of their own run here.*{first}"):
             launch.find_session("auto")  # a program that says "auto" means a cluster
         second = program()

@@ -145,7 +145,8 @@ class Register(RuleBasedStateMachine):
 
     @rule(name=NODE)
     def a_node_says_what_it_has_adopted(self, name) -> None:
-        self.emit(name, [(other, Heartbeat(self.acceptors[name].config.generation, [], [], [])) for other in NAMES])
+        beat = Heartbeat(self.acceptors[name].config.generation, [], [], [], False)
+        self.emit(name, [(other, beat) for other in NAMES])
 
     @rule(name=NODE)
     def ask_again(self, name) -> None:

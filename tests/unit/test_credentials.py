@@ -122,7 +122,7 @@ def test_a_revoked_ticket_opens_nothing_and_expired_ones_leave_the_list(peers: A
 @pytest.mark.parametrize("harm", [
     "x\n", f"{KEYS[0].public.hex()} 61616161 node:62626262\n", f"{KEYS[0].public.hex()} - node:61616161\n",
     f"{KEYS[0].public.hex()} - ticket:x 5\n", f"{KEYS[0].public.hex()[:-2]} 61616161 node:61616161\n", "mode", "gone",
-])
+], ids=["text", "other node", "node without id", "no number", "short key", "mode", "gone"])
 def test_a_damaged_list_lets_nobody_in(peers: AllowList, harm: str) -> None:
     peers.add_node(KEYS[0].public, b"aaaa")
     if harm == "mode":

@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 from zray import exceptions
 from zray.base import errors
 from zray.base.argument_errors import LEVELS_MAX, TEXT, argument_failed, innermost
+from zray.base.exits import OUT_OF_MEMORY
 from zray.values.serialization import dump_error, load_error
 
 
@@ -221,6 +222,14 @@ def test_a_crash_says_signal_exit_code_and_last_lines():
     assert "SIGSEGV" in text and "pid=77" in text and "boom" in text and "attempt 4 of 4" in text
     assert (error.pid, error.signal) == (77, 11)
     assert "exited with code 3" in str(errors.from_failure("worker_crashed", {"exit_code": 3}))
+
+
+def test_an_actor_that_ended_for_memory_is_dead_and_out_of_memory():
+    reason = f"{OUT_OF_MEMORY}: 1 GiB of 1 GiB were in use"
+    error = errors.from_failure("actor_died", {"actor": b"a" * 16, "class_name": "A", "reason": reason})
+    assert isinstance(error, errors.ActorDiedError) and isinstance(error, errors.OutOfMemoryError)
+    assert reason in str(error) and type(pickle.loads(pickle.dumps(error))) is errors.ActorOutOfMemoryError
+    assert not isinstance(errors.from_failure("actor_died", {"reason": "killed"}), errors.OutOfMemoryError)
 
 
 def test_a_constructor_that_raised_is_the_cause_of_the_actors_death():

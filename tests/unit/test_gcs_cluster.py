@@ -327,6 +327,24 @@ def test_a_node_that_is_heard_again_while_its_row_becomes_dead_gets_no_part():
     assert bench.fenced == [victim] and not first.condemned()
 
 
+def test_a_node_that_does_not_know_the_others_yet_gets_no_part():
+    """They could not reach it, because it lets in only nodes that it knows; as a voter it would be no help."""
+    bench = ServiceBench(2)
+    first = next(iter(bench.services.values()))
+    first.admit({"node_id": node_id(2), "name": ""}, bench.admitted)
+    bench.run()
+    third = bench.start(2, first.hints())
+    late: list = []
+    learn, third.control.on_rows = third.control.on_rows, lambda rows, now: late.append(rows) or []
+    bench.settle()
+    assert third.incarnation in first.control.membership.answering
+    assert third.incarnation not in first.config.involved and len(first.config.voters) == 1
+    third.control.on_rows = learn
+    third._emit(learn(late[-1], bench.now))
+    bench.settle()
+    assert third.incarnation in first.config.involved and len(first.config.voters) == 3
+
+
 def test_a_minority_that_is_cut_off_declares_nobody_dead_and_writes_nothing():
     bench = ServiceBench(3)
     lonely = bench.services[bench.chain[0]]
@@ -613,6 +631,20 @@ def test_a_long_log_becomes_a_snapshot(tmp_path, monkeypatch):
     assert os.path.getsize(tmp_path / log_name(0)) < 4000
     state = Disk(tmp_path).load()
     assert state is not None and len(state.tables.rows) == 100
+
+
+def test_a_cluster_that_starts_again_has_no_objects_and_no_nodes_of_before(tmp_path):
+    first = GcsService(gcs_ports(send=print), tmp_path, incarnation=b"N000" + bytes(4), node_id=node_id(0))
+    first.admit({"node_id": node_id(0), "name": ""}, lambda *answer: None)
+    oid = bytes(28)
+    first.client.record_location(oid, {"nodes": [b"N000" + bytes(4)]})
+    first.client.swap_owner(oid, None, b"owner")
+    first.client.kv_put(b"k", b"v")
+    again = GcsService(gcs_ports(send=print), tmp_path, incarnation=b"N001" + bytes(4), node_id=node_id(1))
+    assert again.client.kv_get(b"k").result() == b"v"
+    assert again.client.get_location(oid).result() is None and again.client.read_owner(oid).result() is None
+    assert [(row["state"], row["reason"]) for _, row in again.client.list_nodes().result()] == [
+        ("dead", "the cluster was restarted")]
 
 
 def full_disk(monkeypatch) -> None:

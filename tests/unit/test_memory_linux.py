@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 from zray.base.memory_linux import memory_bytes
 from zray.node.processes.memory import Reading
@@ -81,6 +83,26 @@ def test_a_limit_of_the_workers_of_a_node_counts_what_only_they_hold(tmp_path):
     files = MemoryGauge(lambda: [7, 8, 9], 3000 * page, root)
     assert files.held(7) == 900 * page and files.held(9) == 0
     assert files.read() == Reading(2800 * page, 3000 * page, "memory_limit_bytes of the workers of this node")
+
+
+def test_children_of_a_worker_count_and_pages_that_they_share_count_once(tmp_path):
+    root = machine(tmp_path, "0::/\n")
+    children = {(7, 7): "8 ", (7, 71): "9 10 ", (8, 8): "", (9, 9): "11", (11, 11): ""}  # 10 has ended meanwhile
+    for (pid, thread), found in children.items():
+        write(tmp_path / f"proc/{pid}/task/{thread}/children", found)
+        text = f"0-1 ---p 0 00:00 0 [rollup]\nPss_Anon: {pid} kB\nPss_File: 9 kB\n"
+        write(tmp_path / f"proc/{pid}/smaps_rollup", text)
+    assert MemoryGauge(list, 0, root).held(7) == (7 + 8 + 9 + 11) * 1024
+
+
+def test_a_real_child_counts():
+    files = MemoryGauge(list)
+    program = "import sys; held = bytearray(64 << 20); print(flush=True); sys.stdin.read()"
+    alone = files.held(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.read(1)
+        assert files.held(os.getpid()) > alone // 2 + (64 << 20)
+        child.stdin.close()
 
 
 def test_this_machine_reads():

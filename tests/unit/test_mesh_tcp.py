@@ -558,7 +558,7 @@ def test_key_files_that_others_could_read_or_that_are_damaged_are_refused(tmp_pa
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "node-3.example.org"])
-@pytest.mark.parametrize("key", [b"", SERVER.public])
+@pytest.mark.parametrize("key", [b"", SERVER.public], ids=["without a key", "with a key"])
 def test_endpoints_are_read_as_they_were_written(host: str, key: bytes) -> None:
     text = curve.make_endpoint(host, 6379, key)
     address, found = curve.parse_endpoint(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes.node_machine import NODE, spec
+from tests.fakes.node_machine import NODE, MachineNode, spec
 from tests.fakes.node_parts import PEER, THIRD, Parts
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.table import ActorTable
@@ -117,6 +117,15 @@ def test_the_last_writes_of_the_dead_home_come_between_the_reading_and_the_end(w
     world.changed = [row(is_detached=False, pid=5)]
     assert not world.dies(row(is_detached=False))
     assert [written["state"] for written in world.swapped] == ["DEAD", "DEAD"] and not world.names.names
+
+
+def test_a_node_that_was_dead_before_this_one_came_is_looked_at_too():
+    """So is each node of the cluster that a persistent control store is from."""
+    node, asked = MachineNode(), []
+    node.names.actors_of = lambda homes, then: asked.append(list(homes))
+    for _ in range(2):
+        node.machine.node_ended(PEER, "the cluster was restarted", 100.0)
+    assert asked == [[PEER]]
 
 
 def test_the_dead_stay_dead(world):

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.unit.test_owner import ACTOR, BORROWER, NODE, WORKER, Owner
+from zray.base import ids
 from zray.base.argument_errors import innermost
 from zray.base.errors import failure_text
 from zray.owner.calls import DEAD
 from zray.owner.failures import cancelled
+from zray.owner.records import Entry
 from zray.owner.unhandled import Unhandled
 from zray.values.serialization import dump_error
 from zray.wire import messages as m
@@ -56,6 +58,23 @@ def test_a_failure_is_reported_when_its_reference_is_gone(dropped_first):
         assert reports(owner) == []
         owner.refs.unpin(entry)
     assert reports(owner) == [failure] and owner.refs.unhandled.is_empty()
+
+
+def test_a_generator_that_runs_again_for_an_item_that_was_lost_fails_only_once():
+    owner = Owner()
+    (task,) = running(owner)
+    entries = task.entry = [Entry(ids.return_id(task.tid, number), task) for number in (1, 2)]
+    for entry in entries:
+        owner.refs.owned[entry.oid] = entry
+    first, again = raised(), raised()
+    owner.submitter.results.take(task, [b"item"], {"failure": first}, WORKER)
+    entries[0].value = None  # the item; the error of the end is still there
+    task.pins = None
+    owner.submitter.results.take(task, [b"item"], {"failure": again}, WORKER)
+    assert [entry.value for entry in entries] == [b"item", first]
+    for entry in entries:
+        owner.refs.unpin(entry)
+    assert reports(owner) == [first] and owner.refs.unhandled.is_empty()
 
 
 def test_a_failure_that_was_seen_is_not_reported():

@@ -41,7 +41,8 @@ def init(address: str | None = None, *, num_cpus: float | None = None, num_gpus:
          log_to_driver: bool | None = None, namespace: str | None = None, runtime_env: dict[str, Any] | None = None,
          enable_resource_isolation: bool = False, cgroup_path: str | None = None,
          system_reserved_cpu: float | None = None, system_reserved_memory: int | None = None,
-         proxy_server_url: str | None = None, **kwargs: Any) -> ClusterContext:
+         proxy_server_url: str | None = None, job_name: str | None = None, resume: bool = False,
+         resume_dir: str | os.PathLike[str] | None = None, **kwargs: Any) -> ClusterContext:
     """Connect to a running node, or start one and connect to it.
 
     ``address``: None takes ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the cluster of this user that runs here (that of
@@ -49,8 +50,14 @@ def init(address: str | None = None, *, num_cpus: float | None = None, num_gpus:
     starts one; "auto" insists on a cluster.  A session directory, a join string, @FILE or HOST:PORT names a node here.
     Resources are for a node that starts: ValueError where one runs already.  Keywords are Ray's; those of its
     dashboard and of control groups are accepted and ignored.  Private ones: ``_system_config``, ``_memory`` (bytes),
-    ``_node_ip_address``, ``_object_spilling_directory``.  RuntimeError when called twice without
-    ``ignore_reinit_error``, and for an unknown keyword; ConnectionError when nothing is at the address.
+    ``_node_ip_address``, ``_object_spilling_directory``.
+
+    ``job_name`` names the job in the state API.  With ``resume`` the results of its finished tasks are kept in a
+    directory, and a later run with the same name and ``resume`` finds them; see docs/resume.md.  ``resume_dir`` is that
+    directory, which must outlive the program and be reachable for its next run.
+
+    RuntimeError when called twice without ``ignore_reinit_error``, for an unknown keyword, and when another driver
+    resumes the job of that name; ConnectionError when nothing is at the address.
     """
     from zray.api import context as cluster_context
 
@@ -58,7 +65,8 @@ def init(address: str | None = None, *, num_cpus: float | None = None, num_gpus:
         "num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "labels": labels,
         "object_store_memory": object_store_memory, "job_config": job_config, "logging_config": logging_config,
         "logging_level": None if logging_level == "info" else logging_level, "log_to_driver": log_to_driver,
-        "namespace": namespace, "runtime_env": runtime_env, **kwargs}
+        "namespace": namespace, "runtime_env": runtime_env, "job_name": job_name, "resume": resume or None,
+        "resume_dir": resume_dir, **kwargs}
     return cluster_context.init(
         address, local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging,
         **{name: value for name, value in given.items() if value is not None})
@@ -67,13 +75,35 @@ def init(address: str | None = None, *, num_cpus: float | None = None, num_gpus:
 def shutdown(wait_for_processes: bool = True, _exiting_interpreter: bool = False) -> None:
     """Disconnect, and end the node that ``init`` started.  Harmless without a runtime; ``init`` may follow.
 
-    The processes of the session have ended when it returns, also without ``wait_for_processes``.
+    The processes of the session have ended when it returns, also without ``wait_for_processes``.  A job with
+    ``resume`` that calls it while no exception is handled has succeeded: its kept results are removed.
     """
     import sys
 
     module = sys.modules.get("zray.api.context")
     if module is not None:
-        module.shutdown()
+        module.shutdown(not _exiting_interpreter and sys.exc_info()[0] is None)
+
+
+def resume(job_name: str, **options: Any) -> ClusterContext:
+    """``init(job_name=job_name, resume=True, **options)`` for a job of which results must be kept.
+
+    ValueError when no results of that name are in the directory; it lists the names that are.
+    """
+    from zray.api import resume as kept
+
+    kept.require(job_name, options.get("resume_dir"))
+    return init(job_name=job_name, resume=True, **options)
+
+
+def forget_job(job_name: str, *, resume_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Remove the kept results of a job; whether there were any.
+
+    RuntimeError while a driver runs the job.
+    """
+    from zray.api import resume as kept
+
+    return kept.forget(job_name, resume_dir)
 
 
 start_by(init)

@@ -36,7 +36,9 @@ _IGNORED = frozenset((
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
           "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env",
-          "_system_config", "_memory", "_node_ip_address", "_object_spilling_directory", "job_config")
+          "_system_config", "_memory", "_node_ip_address", "_object_spilling_directory", "job_config", "job_name",
+          "resume", "resume_dir")
+_OF_A_NAMED_JOB = ("job_name", "resume", "resume_dir")
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 
 
@@ -135,6 +137,10 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
     where = options.get("_node_ip_address")
     if where is not None and not isinstance(where, str):
         raise TypeError(f"_node_ip_address must be a str, not {where!r}")
+    if any(options.get(name) is not None for name in _OF_A_NAMED_JOB):
+        from zray.api import resume as kept
+
+        kept.check(options)
     refuse_slips(os.environ)
     for name, least in (("object_store_memory", STORE_BYTES_MIN), ("_memory", 0)):
         nbytes = options.get(name)  # may be a float: 0.3 * total
@@ -186,10 +192,25 @@ def _init_local(options: dict[str, Any]) -> ClusterContext:
 
 
 def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContext:
-    from zray.node.running import launch
-
     if address in (None, "", "auto"):  # a submitted job, or a shell, may say which cluster is meant
         address = _environment("ADDRESS") or address
+    if not options.get("resume"):
+        return _connected(address, options)
+    from zray.api import resume as kept
+
+    folder = kept.opened(options)  # before a node starts: another driver may have the job
+    try:
+        context = _connected(address, options)
+        kept.begin(current(), folder, options["job_name"])
+    except BaseException:
+        folder.close()
+        raise
+    return context
+
+
+def _connected(address: str | None, options: dict[str, Any]) -> ClusterContext:
+    from zray.node.running import launch
+
     node = None
     if address != "local":
         node = launch.find_session(address) if address else launch.running_cluster()
@@ -254,14 +275,18 @@ def _refuse_node_options(options: dict[str, Any]) -> None:
 _own_node: NodeHandle | None = None  # started by init, ended by shutdown
 
 
-def shutdown() -> None:
-    """See :func:`zray.api.calls.shutdown`."""
+def shutdown(succeeded: bool) -> None:
+    """See :func:`zray.api.calls.shutdown`; ``succeeded``: the program calls it, and no exception is under way."""
     global _own_node
     runtime = current()
     node, _own_node = _own_node, None
     try:
         if runtime is not None and runtime.kind == "driver":
-            runtime.shutdown()
+            try:
+                if (tasks := getattr(runtime, "tasks", None)) is not None:
+                    tasks.end(succeeded)
+            finally:
+                runtime.shutdown()
     finally:
         if node is not None:
             node.stop()
@@ -286,6 +311,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "threads": env_vars.thread_names(os.environ),
         "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
         "name": os.path.basename(script) if script else "interactive",
+        "job_name": options.get("job_name") or "",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
         "logging": logs.to_map() if (logs := options.get("logging_config")) is not None else {},
         "detached": job.default_actor_lifetime == "detached",

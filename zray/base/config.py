@@ -131,6 +131,10 @@ class Config:
     # program that fails over a weekend, run again and again.
     logs_sessions_max: int = 20
     logs_kept_s: float = 7 * 24 * 3600.0
+    # Results that a job with resume=True keeps on disk for its next run, and for how long: a program that fails over a
+    # weekend. Beyond the bytes the oldest go.
+    resume_bytes_max: int = 4 * 1024 * 1024 * 1024
+    resume_kept_s: float = 7 * 24 * 3600.0
     # A submitted job that is stopped gets SIGTERM, and SIGKILL after this long; Ray's number.
     job_stop_grace_s: float = 3.0
     # Attempts of a task whose worker process died.

@@ -15,6 +15,7 @@ from typing import Any
 
 from zray.base.argument_errors import ARGUMENT, text_of
 from zray.base.exception_members import exception_members
+from zray.base.exits import OUT_OF_MEMORY
 from zray.base.rebuilding import RayError, fill_exception, rebuild_exception, travelling
 from zray.base.task_errors import RayTaskError, TaskErrorRecord, _rebuild_task_error, header, load_error
 
@@ -176,6 +177,10 @@ class OutOfDiskError(RayError):
 
 class OutOfMemoryError(RayError):
     """The worker was killed because the node ran out of memory."""
+
+
+class ActorOutOfMemoryError(ActorDiedError, OutOfMemoryError):
+    """The actor is dead because the node ran out of memory and ended its worker."""
 
 
 class RuntimeEnvSetupError(RayError):
@@ -463,6 +468,8 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
     if kind not in _KINDS:
         return RaySystemError(f"System error: {kind}: {_text(fields, 'reason')} {fields!r}")
     cls, describe = _KINDS[kind]
+    if kind == "actor_died" and _text(fields, "reason").startswith(OUT_OF_MEMORY):
+        cls = ActorOutOfMemoryError
     error = cls(describe(fields).strip())
     for name, value in fields.items():
         if name in ("error", "argument"):

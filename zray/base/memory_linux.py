@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 
+DESCENDANTS_MAX = 1000  # of one process that are counted
 UNLIMITED = 1 << 60  # version 1 says some 2**63 for no limit
 
 
@@ -76,6 +77,25 @@ def memory_bytes(root: str = "/") -> int:
     """Memory of this machine or, where smaller, of a control group of this process."""
     total = machine(root)[1]
     return min([total, *(group.limit for group in limited_groups(root))])
+
+
+def with_descendants(pid: int, root: str = "/") -> list[int]:
+    """That process and those that it and its children have started, as far as they live."""
+    found = [pid]
+    for one in found:  # which grows meanwhile
+        if len(found) >= DESCENDANTS_MAX:
+            break
+        tasks = os.path.join(root, "proc", str(one), "task")
+        with contextlib.suppress(OSError):  # it has ended
+            for thread in os.listdir(tasks):
+                for line in _lines(os.path.join(tasks, thread, "children")):
+                    found += map(int, line.split())
+    return found
+
+
+def anonymous_share(pid: int, root: str = "/") -> int:
+    """Bytes of its memory without files and shared memory; a page of several processes is divided among them."""
+    return _fields(os.path.join(root, "proc", str(pid), "smaps_rollup")).get("Pss_Anon:", 0) * 1024
 
 
 def _lines(path: str) -> list[str]:

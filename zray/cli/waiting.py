@@ -39,9 +39,11 @@ def explain(actor: str | None, address: str, form: str) -> None:
             show(found["waiting"], form)
             return
         lines = _waiting_lines(found) + [line for row in found["blocked"] for line in _blocked_lines(node, row)]
+        lines += [line for row in node.ask("jobs")["jobs"] if row["node_id"] and row["status"] == "RUNNING"
+                  for line in _driver_lines(node, row)]
     finally:
         node.close()
-    click.echo("\n".join(lines) or "no task waits: neither for a worker, nor in an actor, nor in get or wait")
+    click.echo("\n".join(lines) or "nothing waits: no task for a worker or in an actor, and nobody in get or wait")
 
 
 def _waiting_lines(found: dict[str, Any]) -> list[str]:
@@ -66,6 +68,20 @@ def _blocked_lines(node: CommandAsker, row: dict[str, Any]) -> list[str]:
     Asking(node, COMMAND_EXPLAIN_S).follow(found)
     return [f"{row['name']}() of job {row['job']}, pid {row['pid']}, waits in get or wait",
             *(sentence(oid, cause, about, "  ") for oid, cause, about in found[0][2].get("because", ()))]
+
+
+def _driver_lines(node: CommandAsker, row: dict[str, Any]) -> list[str]:
+    """What a driver of this node waits for."""
+    from zray.core.waits.explaining import Asking, is_reason, sentence
+    from zray.core.waits.why import WAITS
+
+    answer = node.ask_process(f"d-{row['driver']}.sock", WAITS)
+    found = [each for each in answer.found if is_reason(each)] if answer is not None else []
+    if not found:
+        return []
+    Asking(node, COMMAND_EXPLAIN_S).follow(found)
+    return [f"the driver of job {row['job_id']}, pid {row['driver_pid']}, waits in get or wait",
+            *(sentence(oid, cause, about, "  ") for oid, cause, about in found)]
 
 
 @main.command()

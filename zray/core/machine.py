@@ -27,7 +27,7 @@ from zray.core.creation import Creations
 from zray.core.ports import Dialling, Shell, Sites, Store, Transport, Work
 from zray.core.process import ProcessRecord
 from zray.core.waits.groups import GroupWaits
-from zray.core.waits.why import Reason, explain_record
+from zray.core.waits.why import WAITS, Reason, explain_record
 from zray.gcs.client.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
 from zray.owner.attempt_rows import ARGS_FETCH, object_rows, task_rows
@@ -58,6 +58,7 @@ class CoreMachine:
     ends                        nodes and processes that have certainly ended
     dropped                     what finalisers appended since the last turn
     blocked                     task that runs here -> why it waits
+    waiting                     the same of threads that run no task, by a number of the wait
     work                        of a worker: the part that executes tasks
     """
 
@@ -72,6 +73,7 @@ class CoreMachine:
         self.work: Work | None = None
         self.sites: Sites | None = None  # with the setting record_ref_creation_sites
         self.blocked: dict[bytes, Callable[[], Any]] = {}
+        self.waiting: dict[int, Callable[[], Any]] = {}
         self.fetching: set[bytes] = set()  # tasks that run here, but still read their arguments
         self.unsent = 0  # submissions since the last turn
         self.submitted_s = 0.0  # the time of the first of them: each submission of a turn has it
@@ -386,7 +388,9 @@ class CoreMachine:
         return "RUNNING_IN_RAY_WAIT" if task in self.in_wait else "RUNNING_IN_RAY_GET"
 
     def reasons_for(self, what: bytes) -> list[Reason]:
-        """Why an object of ours is pending, or why a task that was pushed here has not ended."""
+        """Why an object of ours is pending, why a task that was pushed here has not ended, or what we wait for."""
+        if what == WAITS:
+            return [reason for why in list(self.waiting.values()) for reason in why().found]
         entry = self.refs.owned.get(what)
         if entry is not None:
             return [[what, *explain_record(self, entry)]] if entry.value is None else []

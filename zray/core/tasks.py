@@ -64,6 +64,9 @@ class Tasks:
         self.environments = Environments(machine, ids_, questions)
         self._exported: set[bytes] = set()  # functions and classes that we have stored in the control store
 
+    def end(self, succeeded: bool) -> None:
+        """The job of this driver ends; see zray.core.resuming."""
+
     def site(self, fn: Any, options: Any) -> Site:
         self.groups.check(options, fn.name)
         key, blob = fn.definition()

@@ -112,7 +112,7 @@ class Values:
             self.stored.keep([wire], copies)
         return ref
 
-    def store_bytes(self, payload: bytes, oid: bytes, owner: bytes) -> list[Any]:
+    def store_bytes(self, payload: bytes | memoryview, oid: bytes, owner: bytes) -> list[Any]:
         """Write a payload to the store.  ``owner``: the object's owner."""
         allocation = self.stored.allocate(len(payload), oid, owner)
         allocation.view[:] = payload

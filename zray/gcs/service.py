@@ -27,7 +27,7 @@ from zray.base import ids
 from zray.base.ports import Ports
 from zray.gcs.client.client import RETRY_S, GcsClient
 from zray.gcs.client.proxy import Proxy
-from zray.gcs.client.requests import STUCK_RETRIES
+from zray.gcs.client.requests import STUCK_RETRIES, Call
 from zray.gcs.client.sharding import SHARDS
 from zray.gcs.configuration.admission import Admission
 from zray.gcs.configuration.config import ChainConfig, ClusterConfig, majority
@@ -38,7 +38,7 @@ from zray.gcs.replica.chain import ChainReplica, Out, UnsafeConfig
 from zray.gcs.replica.coalesce import Coalescer
 from zray.gcs.replica.persistence import Replicas
 from zray.gcs.replica.state import ReplicatedState
-from zray.gcs.replica.tables import NODES, Change
+from zray.gcs.replica.tables import LOCATIONS, NODES, OWNERS, Change
 from zray.wire.messages import (
     ChainAck,
     ChainFetch,
@@ -142,11 +142,21 @@ class GcsService(Host):
                 self.disk.keep(replica, fresh=True)
         self._run(lambda: self.control.adopt(config, ports.clock()))
         self.client.watch(NODES, self._on_node_rows)
-        if first:  # rows that the cluster before this one left behind
-            for node, row in list(self.control.rows.items()):
-                if row.state in (ALIVE, DRAINING):
-                    self.nodes.set_state(node, DEAD, "the cluster was restarted")
+        if first:
+            self._bury_former_cluster()
         self._composed = True
+
+    def _bury_former_cluster(self) -> None:
+        """The rows that a persistent directory has of nodes and objects: all of them have ended."""
+        for node, row in list(self.control.rows.items()):
+            if row.state in (ALIVE, DRAINING):
+                self.nodes.set_state(node, DEAD, "the cluster was restarted")
+        for table in (LOCATIONS, OWNERS):
+            self.client.list_prefix(table, self._delete_all, values=False)
+
+    def _delete_all(self, listed: Call) -> None:
+        for key, _ in listed.value or ():
+            self.client.delete(key)
 
     # ------------------------------------------------------------ what the daemon asks
 

@@ -108,6 +108,8 @@ class JobDetails:
     driver_agent_http_address: str | None = None
     driver_node_id: str | None = None
     driver_exit_code: int | None = None
+    job_name: str = ""  # zray's own, as the next: what the program gave to init
+    resume: dict[str, int] | None = None  # counts of a job with resume=True, see zray.core.resuming
 
     def __post_init__(self) -> None:
         self.type = JobType(self.type)

@@ -432,17 +432,18 @@ class NodeMachine:
             self.bottom_up.owners_gone(incarnation))
         self.affinity.node_ended(incarnation, reason)
         self._owners_gone(incarnation, held, reason)
+        death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         if not known:  # it may have been here before its row: bundles reserved for it, places of its actors
             self.foreign.node_ended(incarnation)
-            if news:
+            if news:  # of the time before this node, or of the cluster that a persistent control store is from
                 self.groups.node_ended(incarnation)
+                self.adoption.home_gone(incarnation, death)
             self._settle()
             return news
         self.processes.announce_node_ended(incarnation, reason)
         self.drivers.node_ended(incarnation, reason)
         self.remote_leases.node_ended(incarnation, reason)
         self.foreign.node_ended(incarnation)
-        death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         for actor in self.actors.living_on(incarnation):
             self.actors.worker_died(actor.id, actor.worker, death)
         self.groups.node_ended(incarnation)

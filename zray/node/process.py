@@ -117,6 +117,7 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
                   flush=True)
         daemon.journal.open(take_output=in_background)  # its reader, our parent, has closed
         sessions.sweep_logs(daemon.config.logs_sessions_max, daemon.config.logs_kept_s)
+        sessions.sweep_results(daemon.config.resume_kept_s)
         daemon.run()
     except Exception as error:  # reported before anything is removed: drivers quote it
         code = 1

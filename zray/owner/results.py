@@ -46,11 +46,12 @@ class Results:
             values = self._of_generator(task, values, failure, sender)
         entries = task.entry if type(task.entry) is list else [task.entry]
         if failure is not None:
-            left = [failure] * (len(entries) - len(values))
-            failed = sum(value is failure for value in (*values, *left))
+            values = [*values, *[failure] * (len(entries) - len(values))]
+            # An entry that has a value already keeps it: the task ran again for another one.
+            new = (value for entry, value in zip(entries, values, strict=False) if entry.value is None)
+            failed = sum(value is failure for value in new)
             if failed and not task.cancelling:
                 self.refs.unhandled.failed(failure, failed)
-            values = [*values, *left]
         if len(values) != len(entries):
             self.discard(values, sender)
             self.submitter.fail(task, [FAILED, "system", {

@@ -201,6 +201,7 @@ class JobState(StateSchema):
 
     job_id: str = state_column(filterable=True)
     submission_id: str | None = state_column(filterable=True)
+    job_name: str = state_column(filterable=True)
     entrypoint: str = state_column(filterable=False)
     type: str = state_column(filterable=True)
     status: str = state_column(filterable=True)
@@ -214,6 +215,7 @@ class JobState(StateSchema):
     driver_agent_http_address: str | None = state_column(filterable=False, detail=True)
     driver_node_id: str | None = state_column(filterable=False, detail=True)
     driver_exit_code: int | None = state_column(filterable=False, detail=True)
+    resume: dict | None = state_column(filterable=False, detail=True)
 
 
 @dataclass(kw_only=True)

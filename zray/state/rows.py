@@ -126,14 +126,14 @@ def job(row: Row, places: Places) -> Row:
     """The row of a driver, which may be that of a submitted job."""
     submission = row.get("submission_id") or None
     job_id = job_hex(row["job_id"])
-    return {"job_id": job_id, "submission_id": submission, "entrypoint": row.get("entrypoint", ""),
-            "type": "SUBMISSION" if submission else "DRIVER",
+    return {"job_id": job_id, "submission_id": submission, "job_name": row.get("job_name") or "",
+            "entrypoint": row.get("entrypoint", ""), "type": "SUBMISSION" if submission else "DRIVER",
             "status": row["status"], "message": None, "error_type": None,
             "driver_info": {"id": job_id, "node_ip_address": places.ip_of(row.get("driver")),
                             "pid": str(row["driver_pid"])},
             "start_time": milliseconds(row.get("started_s") or 0.0),
             "end_time": milliseconds(row.get("ended_s") or 0.0),
-            "metadata": row.get("metadata") or {}, "runtime_env": {},
+            "metadata": row.get("metadata") or {}, "runtime_env": {}, "resume": row.get("resume") or {},
             "driver_agent_http_address": None, "driver_node_id": row.get("node_id") or None, "driver_exit_code": None}
 
 

@@ -33,7 +33,7 @@ from zray.values.custom_serializers import custom
 
 __all__ = [
     "EMPTY_ARGS", "NONE", "Serialized", "UnknownOwner", "collecting", "dump_args", "dump_error", "dump_function",
-    "dumps", "load_args", "load_error", "load_function", "loads", "on_ref", "registering",
+    "dumps", "dumps_by_name", "load_args", "load_error", "load_function", "loads", "on_ref", "pickle_of", "registering",
     "restored", "set_out_of_band_hook", "set_ref_type", "size", "to_bytes", "write_into",
 ]
 
@@ -277,6 +277,21 @@ def _loads_with_buffers(buffer: bytes | memoryview) -> Any:
             raise ValueError(f"a payload of {total} bytes is cut off: a buffer ends at {offset + nbytes}")
         buffers.append(view[offset : offset + nbytes])
     return pickle.loads(view[start : start + length], buffers=buffers)
+
+
+def pickle_of(payload: bytes | memoryview) -> bytes:
+    """The pickle in a payload, without its buffers."""
+    view = memoryview(payload)
+    if view[0] != _WITH_BUFFERS:
+        return bytes(view)
+    _, count, length = _HEAD.unpack_from(view)
+    start = _HEAD.size + count * _ENTRY.size
+    return bytes(view[start : start + length])
+
+
+def dumps_by_name(value: Any) -> bytes:
+    """The payload of a value whose classes are found by their names alone, also those of ``__main__``."""
+    return to_bytes(_dump(value, plain=True))
 
 
 # ---------------------------------------------------------------- arguments

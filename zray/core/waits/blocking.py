@@ -236,6 +236,8 @@ class Waits:
             if in_wait:
                 self.machine.in_wait.add(task)
             executor.on_blocked()
+        else:
+            self.machine.waiting[id(waiter)] = why
         try:
             while not self.loop.wait(waiter, patience.until(deadline)):
                 now = time.monotonic()
@@ -254,6 +256,8 @@ class Waits:
                 self.machine.blocked.pop(task, None)
                 self.machine.in_wait.discard(task)
                 executor.on_unblocked()
+            else:
+                self.machine.waiting.pop(id(waiter), None)
 
     def _trouble(self, waited_s: float) -> str:
         """After a long wait, the reason why the control store does not answer: many waits depend on it."""

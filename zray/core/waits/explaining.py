@@ -117,7 +117,7 @@ class Asking:
             return
         peer, what, endpoint = place
         text, found = self.asker.ask_why(peer, what, endpoint, self.deadline)
-        found = [each for each in found if _is_reason(each)]
+        found = [each for each in found if is_reason(each)]
         if not found:
             about["says"] = text
         elif reason[1] is Cause.OWNER:
@@ -129,7 +129,7 @@ class Asking:
             reason[2] = more | about | {name: more[name] for name in ("because", "ahead") if name in more}
 
 
-def _is_reason(value: Any) -> bool:
+def is_reason(value: Any) -> bool:
     """Validate a reason from another process, maybe of another version; its numbers become Causes."""
     if type(value) not in (list, tuple) or len(value) != 3 or type(value[0]) is not bytes or type(value[2]) is not dict:
         return False
@@ -137,7 +137,7 @@ def _is_reason(value: Any) -> bool:
         value[1] = Cause(value[1])
     except ValueError:
         return False
-    value[2]["because"] = [each for each in value[2].get("because") or () if _is_reason(each)]
+    value[2]["because"] = [each for each in value[2].get("because") or () if is_reason(each)]
     return True
 
 

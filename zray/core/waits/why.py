@@ -13,6 +13,7 @@ from zray.owner.maps import MapBatch
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
 
+WAITS = b"waits"  # in place of an id: what the threads of a driver wait for
 EXPLAINED_MAX = 3  # objects that a message explains one by one
 EXPLAINED_DEPTH_MAX = 4  # of arguments that wait for arguments
 

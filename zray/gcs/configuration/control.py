@@ -107,6 +107,8 @@ class Control:
         self.counters: Counter[str] = Counter()
         self.released: set[bytes] = set()
         self.stepping_down = False
+        self._involved_since = config.generation  # the last one that gave another node a part
+        self._informed_at: dict[bytes, int] = {}  # node -> the last generation of which it knew all nodes with a part
         self._reports: dict[bytes, list[Report]] = {}
         self._beat_at = -math.inf
         self._adopted_at = -math.inf
@@ -194,6 +196,8 @@ class Control:
         self._adopted_at = now
         if self.proposer.base is not None and self.proposer.base.generation < config.generation:
             self.proposer.abandon()
+        if config.involved - involved:
+            self._involved_since = config.generation
         self._watch_over(now, afresh=self.is_voter and not was_voter)
         self.membership.expect(config.involved - involved, now)
         self.membership.dismiss(involved - config.involved, now)
@@ -258,13 +262,14 @@ class Control:
         if found is not self._found:
             self._found, self._packed = found, [list(report) for report in found]
         reports = self._packed
-        said = (self.config.generation, reports, silent, lost, self.me in self.released)
+        informed = self.config.involved <= self.rows.keys() | {self.me}
+        said = (self.config.generation, reports, silent, lost, informed, self.me in self.released)
         if now < self._beat_at and said == self._last_heartbeat:
             return []
         self._last_heartbeat = said
         involved = self.me in self.config.involved
         self._beat_at = now + (FAST_S if involved else self.membership.node_timeout_s / 4)
-        beat = Heartbeat(self.config.generation, reports, silent, lost)
+        beat = Heartbeat(self.config.generation, reports, silent, lost, informed)
         out: Out = []
         for voter in self.config.voters:
             if voter != self.me:
@@ -317,7 +322,7 @@ class Control:
         living = {name: row.ordinal for name, row in self.rows.items()
                   if row.state == ALIVE and name not in failed | leaving}
         usable = {name: ordinal for name, ordinal in living.items()
-                  if name == self.me or name in self.membership.answering}
+                  if name == self.me or name in self.membership.answering and self._is_informed(name)}
         reports = {**self._reports, self.me: self.host.reports()}
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
@@ -329,6 +334,10 @@ class Control:
                                   if r.established and 0 < chain.since_of(name) <= r.epoch),
             caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail),
             waited=now >= self._adopted_at + JOINING_WAIT_S)
+
+    def _is_informed(self, name: bytes) -> bool:
+        """Whether others can reach it if this node ends now: a node lets in only those that it knows."""
+        return name in self.config.involved or self._informed_at.get(name, -1) >= self._involved_since
 
     def _reads(self, now: float) -> bool:
         """Whether this node is a tail that needs promises, and clients read from it."""
@@ -344,6 +353,7 @@ class Control:
     def _watch_over(self, now: float, *, afresh: bool = False) -> None:
         self.membership.watch_over(self._others() if self.is_voter else (), now, afresh=afresh)
         self._reports = {name: said for name, said in self._reports.items() if name in self.membership.heard_at}
+        self._informed_at = {name: at for name, at in self._informed_at.items() if name in self.membership.heard_at}
 
     def _others(self) -> set[bytes]:
         """Nodes that live as far as this node knows."""
@@ -389,11 +399,13 @@ class Control:
         return []
 
     def _on_heartbeat(self, peer: bytes, message: Heartbeat, now: float) -> Out:
+        if message.informed and peer in self.membership.heard_at:
+            self._informed_at[peer] = message.generation
         if message.generation < self.config.generation:
             return [(peer, ConfigIs(self.config.pack()))]
         self.acceptor.heard_adopted(peer, message.generation)
         if message.generation > self.config.generation:
-            return [(peer, Heartbeat(self.config.generation, [], [], []))]  # answered by ConfigIs
+            return [(peer, Heartbeat(self.config.generation, [], [], [], False))]  # answered by ConfigIs
         reports = [Report(*said) for said in message.reports if _is_report(said)]
         if peer in self.membership.heard_at:
             self._reports[peer] = reports

@@ -67,7 +67,7 @@ class Drivers:
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
             m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye, m.Bye.CODE: self._bye,
-            m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
+            m.ResumeReport.CODE: self._resume_report, m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
         }
 
     def _hello(self, peer: bytes, hello: m.Hello) -> None:
@@ -103,6 +103,11 @@ class Drivers:
         self._context.emit(Note("job_started", {"job": job.number, "pid": job.pid}))
         self._context.send(peer, m.DriverAccepted(
             job.number, self._ports.node, self._ports.attach(peer, job.pid), self._ports.config.as_dict()))
+
+    def _resume_report(self, peer: bytes, message: m.ResumeReport) -> None:
+        job = self.jobs.by_driver.get(peer)
+        if job is not None:
+            job.resume = {str(name): count for name, count in message.counts.items() if type(count) is int}
 
     def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
         self.over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))

@@ -17,7 +17,8 @@ class Job:
     """One driver and all work that it started."""
 
     __slots__ = (
-        "announced_used", "config", "driver", "dropped", "ended", "homes", "informed", "number", "pid", "started")
+        "announced_used", "config", "driver", "dropped", "ended", "homes", "informed", "number", "pid", "resume",
+        "started")
 
     def __init__(self, number: int, driver: bytes, pid: int, config: dict, now: float):
         self.number = number
@@ -29,6 +30,7 @@ class Job:
         self.dropped = False  # its objects are gone
         self.informed: set[bytes] = set()  # other nodes that got JobStart from us
         self.homes: set[bytes] = set()  # other nodes with the home of an actor that outlives the driver
+        self.resume: dict[str, int] = {}  # what became of the tasks of a driver with kept results
         self.announced_used = False  # this node has announced that it is such a home
 
     @property
@@ -40,6 +42,7 @@ class Job:
         return {"job_id": self.number, "status": "SUCCEEDED" if self.is_over else "RUNNING", "driver_pid": self.pid,
                 "entrypoint": self.config.get("entrypoint", ""), "namespace": self.config.get("namespace", ""),
                 "submission_id": self.config.get("submission_id", ""),
+                "job_name": self.config.get("job_name", ""), "resume": self.resume,
                 "start_time": self.started, "end_time": self.ended}
 
 

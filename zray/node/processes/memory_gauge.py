@@ -34,7 +34,14 @@ class MemoryGauge:
         return Reading(used, group.limit, f"limit of the control group {group.directory}")
 
     def held(self, pid: int) -> int:
-        """Bytes that only this process holds, without files and shared memory; 0 when it is gone."""
+        """Bytes that only this process and its descendants hold, without files and shared memory; 0 when it is gone.
+
+        Pages that they share since a fork count once.  The kernel needs more time to say that, so a process without
+        children is asked for less.
+        """
+        family = memory_linux.with_descendants(pid, self._root)
+        if len(family) > 1:
+            return sum(memory_linux.anonymous_share(one, self._root) for one in family)
         try:
             with open(os.path.join(self._root, "proc", str(pid), "statm"), "rb") as file:
                 _, resident, shared, *_ = map(int, file.read().split())

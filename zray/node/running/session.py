@@ -45,6 +45,22 @@ def tmp_dir() -> str:
     return os.environ.get("ZRAY_TMPDIR") or os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
 
 
+def resume_dir() -> str:
+    """Where jobs of this user keep results for their next run, unless they name a directory.
+
+    Not among the sessions: it outlives all of them.
+    """
+    return os.path.join(os.path.abspath(tmp_dir()), f"zray-resume-{os.getuid()}")
+
+
+def sweep_results(kept_s: float) -> None:
+    """Remove kept results that are too old, of jobs that no driver runs."""
+    if os.path.isdir(resume_dir()):
+        from zray.core import resume_folder
+
+        resume_folder.sweep(resume_dir(), kept_s)
+
+
 def base_dirs() -> list[str]:
     """Where sessions of this user may be, preferred first.  The second is for temporary directories with long names.
 

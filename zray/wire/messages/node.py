@@ -152,3 +152,13 @@ class MetricsReport(Message):
 
     rows: list
     dropped: int
+
+
+@message(183)
+class ResumeReport(Message):
+    """Driver with kept results -> node: what became of its tasks so far.
+
+    ``counts``: see zray.core.resuming.ResumeCounts.
+    """
+
+    counts: dict

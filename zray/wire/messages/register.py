@@ -84,12 +84,14 @@ class Heartbeat(Message):
 
     ``reports``: of a chain member, ``[shard, epoch, established, joiner caught up]`` for each chain it is in.
     ``silent``, ``lost``: of a voter, the nodes that it has not heard for the short and for the long time-out.
+    ``informed``: the node knows the rows of all nodes that have a part in that configuration.
     """
 
     generation: int
     reports: list
     silent: list[bytes]
     lost: list[bytes]
+    informed: bool = True
 
 
 @message(229)

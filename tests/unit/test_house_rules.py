@@ -83,6 +83,7 @@ SHELLS: dict[str, set[str]] = {
     "worker.executor": {"os", "threading", "time"},
     "worker.main": {"os", "signal", "time"},
     "worker.process": {"os", "time"},
+    "worker.recording": {"ctypes", "random", "threading", "time"},
     "worker.run.cancel": {"signal", "threading"},
     "worker.run.inline": {"threading"},
     "worker.run.maps": {"time"},

@@ -13,6 +13,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("runtime environments as data", ["environments"]),
     ("wire", ["wire"]),
     ("values", ["values"]),
+    ("records of runs", ["recording"]),
     ("machines and their shells", ["owner", "sched", "store", "gcs", "transport", "channels", "metrics"]),
     ("what a program holds", ["handles"]),
     ("core processes", ["core"]),
@@ -29,6 +30,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("package", ["zray"]),
     ("libraries", ["dag", "job_submission"]),
     ("programs written for Ray", ["compat"]),
+    ("runs from their records", ["replay"]),
     ("commands", ["cli", "__main__"]),
     ("simulator", ["sim"]),
 ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.api import job_config as jobs
 from zray.base import env_vars, ray_names, ray_settings
-from zray.base.config import STORE_BYTES_MIN, refuse_slips
+from zray.base.config import STORE_BYTES_MIN, Config, refuse_slips
 from zray.base.errors import did_you_mean
 from zray.base.plain_numbers import plain
 from zray.base.version import __version__
@@ -25,6 +25,7 @@ from zray.handles.options import TASK_OPTIONS, check_namespace
 
 if TYPE_CHECKING:
     from zray.node.running.launch import NodeHandle
+    from zray.recording.files import RecordLimits
 
 # Ray's keywords that have no counterpart: accepted, so that programs run, and ignored.
 _IGNORED = frozenset((
@@ -39,6 +40,7 @@ _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", 
           "_system_config", "_memory", "_node_ip_address", "_object_spilling_directory", "job_config", "job_name",
           "resume", "resume_dir")
 _OF_A_NAMED_JOB = ("job_name", "resume", "resume_dir")
+RECORD_SETTINGS = ("record", "record_value_bytes_max", "record_bytes_max")
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 
 
@@ -187,6 +189,8 @@ def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
 def _init_local(options: dict[str, Any]) -> ClusterContext:
     from zray.api.local_mode import LocalRuntime
 
+    if os.environ.get("ZRAY_RECORD"):
+        logging.getLogger("zray").warning("ZRAY_RECORD is set, and local mode is not recorded: debug it as it runs.")
     given = ("num_cpus", "num_gpus", "resources", "namespace", "runtime_env")
     return _context(LocalRuntime(*(options.get(name) for name in given)))
 
@@ -211,6 +215,7 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
 def _connected(address: str | None, options: dict[str, Any]) -> ClusterContext:
     from zray.node.running import launch
 
+    limits = _recording(options)
     node = None
     if address != "local":
         node = launch.find_session(address) if address else launch.running_cluster()
@@ -224,10 +229,16 @@ def _connected(address: str | None, options: dict[str, Any]) -> ClusterContext:
         _refuse_node_options(options)
         from zray.core.joining import for_driver
     config = job_config(options)
+    if limits is not None:
+        config["record"] = list(limits)
     try:
         runtime = for_driver(session_dir=node.session_dir, node=node.node, node_endpoint=node.endpoint, config=config,
                              overrides=node.session.settings)
         _take_on(runtime, options.get("runtime_env"))
+        if limits is not None:
+            from zray.core.recording import begin
+
+            begin(runtime, limits)
     except BaseException:
         if own:
             node.stop()
@@ -239,6 +250,17 @@ def _connected(address: str | None, options: dict[str, Any]) -> ClusterContext:
     global _own_node
     _own_node = node if own else None
     return _context(runtime)
+
+
+def _recording(options: dict[str, Any]) -> RecordLimits | None:
+    """Where this job is to be recorded, and how much; None for not.  ValueError when the folder cannot take it."""
+    given = ray_settings.translated(options.get("_system_config"), os.environ)
+    if not (given.get("record") or os.environ.get("ZRAY_RECORD")):
+        return None
+    from zray.recording.files import RecordLimits, claim
+
+    settings = Config.load({name: given[name] for name in given if name in RECORD_SETTINGS})
+    return RecordLimits(claim(settings.record), settings.record_value_bytes_max, settings.record_bytes_max)
 
 
 def _take_on(runtime: Any, runtime_env: Mapping[str, Any] | None) -> None:

@@ -20,7 +20,7 @@ STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accep
 # Variables of zray that are no settings.
 _OTHER_VARIABLES = frozenset((
     "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOB_SUBMISSION_ID", "JOIN",
-    "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+    "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RECORD_BY", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
 _ADDRESS = re.compile(r"[^\s/]*:\d{1,5}")
 # how like a setting an unknown variable is: "node_timeout" is a slip, "log_level" belongs to
 # another program
@@ -82,6 +82,12 @@ class Config:
     events_max: int = 100_000
     # Record where references, tasks and actors are made, for call_site in the state API.  Each call takes 5 us more.
     record_ref_creation_sites: bool = False
+    # The folder in which a driver and the workers of its job record what they do, for `zray replay`; "" for nowhere.
+    record: str = ""
+    # A recorded value is kept whole up to this size; of a larger one its digest is.
+    record_value_bytes_max: int = 1024 * 1024
+    # A process records no more than this: some 500,000 tasks with small arguments.
+    record_bytes_max: int = 256 * 1024 * 1024
     # Ended workers that a node lists, with why they ended.  A row takes about 1 KB.
     ended_workers_max: int = 10_000
     # Series of metrics that a node keeps, of all its processes together; more are counted and left out.

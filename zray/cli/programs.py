@@ -12,17 +12,20 @@ from zray.cli.commands import main
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--ray-version", help="what ray.__version__ says (default: ZRAY_RAY_VERSION, else the Ray that zray "
                                     "follows)")
+@click.option("--record", type=click.Path(file_okay=False), metavar="DIR",
+              help="record the run in this new folder, for `zray replay DIR`; it will hold arguments and results")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED)
-def run(ray_version: str | None, program: tuple[str, ...]) -> None:
+def run(ray_version: str | None, record: str | None, program: tuple[str, ...]) -> None:
     """Run a program that was written for Ray: `import ray` is zray in it, its workers and its subprocesses.
 
     PROGRAM is SCRIPT [ARGUMENT ...], -m MODULE [ARGUMENT ...], -c CODE, or a program on the PATH with its arguments.
     """
     from zray.compat import running
+    from zray.recording.files import CannotRecord
 
     try:
-        running.run(program, ray_version)
-    except running.CannotRun as error:
+        running.run(program, ray_version, record)
+    except (running.CannotRun, CannotRecord) as error:
         raise click.ClickException(str(error)) from None
 
 

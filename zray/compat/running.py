@@ -22,8 +22,12 @@ class CannotRun(ValueError):
     """There is no such program, or it cannot see zray as ray; the message is one sentence."""
 
 
-def run(arguments: Sequence[str], version: str | None = None) -> NoReturn:
-    """Become the program in ``arguments``, see USAGE; CannotRun has the reason why not."""
+def run(arguments: Sequence[str], version: str | None = None, record: str | None = None) -> NoReturn:
+    """Become the program in ``arguments``, see USAGE; CannotRun has the reason why not.
+
+    ``record``: the folder in which the run is recorded (CannotRecord).  Then sets of strings have one order in all
+    of its processes and in a replay, unless PYTHONHASHSEED is set already.
+    """
     command = command_of(arguments)
     try:
         version = ray_names.install(version)
@@ -31,6 +35,12 @@ def run(arguments: Sequence[str], version: str | None = None) -> NoReturn:
         raise CannotRun(str(error)) from None
     environ = dict(os.environ)
     ray_names.pass_on(environ, version)
+    if record is not None:
+        from zray.recording import files
+
+        environ["ZRAY_RECORD"] = files.claim(record)
+        environ[files.RECORDING_TOKEN] = os.environ[files.RECORDING_TOKEN]
+        environ.setdefault("PYTHONHASHSEED", "0")
     sys.stdout.flush()
     sys.stderr.flush()
     try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from zray.transport.loop import Loop
+from zray.worker.actors.life import ActorLife
 from zray.worker.events import EventRecorder
 from zray.worker.machine import WorkerMachine
 from zray.worker.ports import CoreProcess
-from zray.worker.queue import ServedLease
+from zray.worker.queue import QueuedChunk, ServedLease
 from zray.worker.run.cancel import Interrupts
 from zray.worker.run.functions import FunctionCache
 from zray.worker.run.generators import Items
@@ -21,6 +22,16 @@ class Generators(Protocol):
 
     def run(self, task: list[Any], value: Any, lease: ServedLease) -> Any: ...
     def run_async(self, task: list[Any], value: Any, lease: ServedLease) -> Awaitable[Any]: ...
+
+
+class RunsRecorded(Protocol):
+    """Records runs; see zray.worker.recording."""
+
+    def around_item(self, function: Callable[..., Any], name: str, chunk: QueuedChunk, task_now: Callable[[], bytes]
+                    ) -> Callable[..., Any]: ...
+    def around_constructor(self, construct: Callable[..., Any], spec: dict[str, Any], life: ActorLife
+                           ) -> Callable[..., Any]: ...
+    def around_coroutine(self, result_of: Callable[..., Any]) -> Callable[..., Any]: ...
 
 
 class Execution(Protocol):
@@ -36,6 +47,7 @@ class Execution(Protocol):
     streams: Generators
     made: dict[bytes, Items]
     forked: bool
+    recorder: RunsRecorded | None
 
     def stop(self, reason: str) -> None: ...
     def flush(self) -> None: ...

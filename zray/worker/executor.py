@@ -27,7 +27,7 @@ from zray.wire.messages import JobSettings
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
-from zray.worker.execution import Generators
+from zray.worker.execution import Generators, RunsRecorded
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
@@ -63,6 +63,7 @@ class TaskExecutor:
         self.actor: ActorHost | None = None
         self.release: Waiter | None = None  # of an actor that ends: done when the node knows it
         self.forked = False  # this is a child of the worker, made by user code
+        self.recorder: RunsRecorded | None = None  # of a job that is recorded
         self._idle: Waiter | None = None  # of the main thread, while it waits
         self.machine = WorkerMachine(rt.node, rt.marks, rt.send, self)
         self.queue = self.machine.queue
@@ -201,7 +202,8 @@ class TaskExecutor:
 
     def run_queued(self) -> None:
         """Run entries until the queue is empty.  The hot path: local names, no lock, one clock read a task."""
-        rt, queue, table, interrupts, made = self.rt, self.queue, self.table, self.interrupts, self.made
+        rt, queue, interrupts, made = self.rt, self.queue, self.interrupts, self.made
+        table = self.table if self.recorder is None else {}  # a recorded run goes the general way
         marks, context, popleft = rt.marks, rt.context, queue.entries.popleft
         events, room = self.events.pending, self.events.room
         clock = time.perf_counter_ns

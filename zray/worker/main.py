@@ -65,6 +65,10 @@ class WorkerProcess:
         rt.process.detached = bool(message.config.get("detached"))
         self.config = message.config
         process.take_on_job(message.config)
+        if (limits := message.config.get("record")) and self.executor.recorder is None:
+            from zray.worker.recording import record_runs
+
+            record_runs(rt, self.executor, limits)
 
     def on_lease(self, lease: ServedLease) -> None:
         if not self.taken_on:

@@ -75,7 +75,10 @@ class ActorHost:
             cls, found = executor.functions.load(key)
             self.cls = cls
             self.life.class_name = self.life.class_name or found
-            self.instance = self._construct(cls, task) if not self.spec.get("checkpoints") else self._restore(cls, task)
+            construct = self._restore if self.spec.get("checkpoints") else self._construct
+            if executor.recorder is not None:
+                construct = executor.recorder.around_constructor(construct, self.spec, self.life)
+            self.instance = construct(cls, task)
             self._choose_mode()
         except (SystemExit, AsyncioActorExit) as raised:
             self.end_by(raised, name)

@@ -38,6 +38,8 @@ class Coroutines:
         self.running: dict[tuple[bytes, int], asyncio.Task[Any]] = {}
         self.cancelled: set[tuple[bytes, int]] = set()  # calls in ``starting`` that were cancelled
         self.loop = new_event_loop(executor.loop, self._round)
+        recorder = executor.recorder
+        self._result_of = self._result if recorder is None else recorder.around_coroutine(self._result)
         self._done: asyncio.Event | None = None
         self._awake = False
         self._answered = False  # since the last round
@@ -118,7 +120,7 @@ class Coroutines:
         result = None
         name = self._name(task)
         try:
-            result = await self._result(lease, task, name)
+            result = await self._result_of(lease, task, name)
             self.executor.events.add(task, name, started, result, lease=lease.number)
         finally:
             self.running.pop(call, None)

@@ -99,11 +99,15 @@ def returns(rt: CoreProcess, value: Any, task: list[Any], name: str) -> Any:
     try:
         values = tuple(value)
     except TypeError:
-        return failure(TypeError(f"object of type '{type(value).__name__}' has no len(), so it cannot be split into "
-                                 f"num_returns={count} objects"), name)
+        return failure(not_several(value, count), name)
     if len(values) != count:
         return failure(wrong_count(len(values), count), name)
     return [0, [encode(rt, part, task[TASK_ID], index) for index, part in enumerate(values, 1)], {}]
+
+
+def not_several(value: Any, count: int) -> TypeError:
+    return TypeError(f"object of type '{type(value).__name__}' has no len(), so it cannot be split into "
+                     f"num_returns={count} objects")
 
 
 def wrong_count(made: int, count: int) -> ValueError:

@@ -50,7 +50,11 @@ class MapRunner:
         with executor.loop.lock:
             executor.flush()  # replies of earlier tasks must not wait for the chunk
             chunk.items = items
-        _Run(self, lease, chunk, function, name, items).run()
+        run = _Run(self, lease, chunk, function, name, items)
+        if executor.recorder is not None:
+            run.function = executor.recorder.around_item(function, name, chunk,
+                                                         lambda: run.progress.task_of(rt.marks[1]))
+        run.run()
         chunk.items = None
 
     def _items(self, chunk: QueuedChunk) -> deque[Any]:

@@ -1,0 +1,1 @@
+"""Runs of a recording (zray.recording), run again in one process: the command ``zray replay``."""

@@ -203,3 +203,36 @@ def test_a_borrower_that_cancels_a_call_by_force_only_cancels_it(machine):
     assert entry.value is None
     deliver(machine, PEER, m.CancelObject(entry.oid, True, False))
     assert entry.value[:2] == [m.FAILED, "cancelled"]
+
+
+def created(machine, argument):
+    """An actor whose constructor takes ``argument``."""
+    spec = {"class_name": "A", "out_of_order": False, "detached": False, "name": "", "args": b"", "deps": [],
+            "demand": {}, "strategy": {}, "env": {}, "namespace": ""}
+    machine.creations.create(b"t" * ids.TASK_SIZE, b"a" * 16, spec, [argument], [argument])
+
+
+def test_an_actor_whose_arguments_are_ready_is_created_and_then_watched(machine, ports):
+    """Asked before, the node says after some seconds that there is no such actor."""
+    argument = machine.refs.own(b"p" * 28)
+    machine.refs.complete(argument, b"value")
+    created(machine, argument)
+    made, watch = ports.to(NODE)
+    assert made.spec["deps"] == [b"value"] and "unready" not in made.spec and watch == m.WatchActor(b"a" * 16)
+
+
+@pytest.mark.parametrize("value", [b"value", [m.FAILED, "task_error", {}]])
+def test_the_node_knows_an_actor_whose_arguments_are_late(machine, ports, value):
+    """Else the processes that have a handle hear that there is no such actor, however long the arguments take."""
+    argument = machine.refs.own(b"p" * 28)
+    created(machine, argument)
+    made, watch = ports.to(NODE)
+    assert made.spec["unready"] and "args" not in made.spec and type(watch) is m.WatchActor
+    assert [row["state"] for row in machine.creations.rows()] == ["DEPENDENCIES_UNREADY"]
+    machine.refs.complete(argument, value)
+    *_, again = ports.to(NODE)
+    assert type(again) is m.CreateActor and "unready" not in again.spec and len(ports.to(NODE)) == 3
+    if value == b"value":
+        assert again.spec["deps"] == [value]
+    else:
+        assert again.spec["failed"]["argument"][2]["failure"] == value

@@ -115,6 +115,32 @@ def test_any_number_of_losses_one_by_one_leaves_balanced_whole_chains(number, da
         assert max(held) - min(held) <= 1
 
 
+@pytest.mark.parametrize(("silent", "briefly", "living", "stay"), [
+    ("c", "c", 5, "ab"),      # two stay
+    ("bc", "bc", 4, "abc"),   # one would: they wait for one another
+    ("bc", "c", 4, "ac"),     # b has been silent for the node time-out; c waits
+    ("bc", "", 4, "a"),       # both have
+    ("b", "b", 1, "a"),       # of a cluster of two nodes: nothing else is there
+])
+def test_members_that_are_silent_for_a_moment_leave_as_long_as_two_stay(silent, briefly, living, stay):
+    """A machine that is overloaded makes several silent at once; a chain of one is lost with the next node."""
+    def names(text: str) -> frozenset[bytes]:
+        return frozenset(name.encode() for name in text)
+
+    members = "ab" if living == 1 else "abc"
+    config = ClusterConfig.first(b"a", 1)
+    config = config._replace(chains=(config.chains[0]._replace(
+        members=tuple(name.encode() for name in members), since=(1,) * len(members)),))
+    usable = sorted(names(members) - names(silent))
+    view = ProposerView(living=living, usable={name: i for i, name in enumerate(usable)}, failed=names(silent),
+                        dead=frozenset(), leaving=frozenset(), freed=frozenset(),
+                        established=frozenset((0, name) for name in names(members)), caught_up=frozenset(),
+                        briefly=names(briefly))
+    value = next_config(config, view)
+    found = (config if value is None else value).chains[0].members
+    assert found == tuple(name.encode() for name in stay)
+
+
 def view_of(usable: str, *, failed: str = "", dead: str = "", leaving: str = "") -> ProposerView:
     names = [name.encode() for name in usable]
     return ProposerView(living=len(names), usable={name: i for i, name in enumerate(names)},

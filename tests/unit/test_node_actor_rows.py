@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zray.node.actors.rows import ROW_GRACE_S, ActorRows
+from zray.node.actors.rows import ASKED_AGAIN_S, ROW_GRACE_S, ActorRows
 
 ACTOR = b"actor"
 
@@ -14,10 +14,12 @@ class Rows:
 
     def __init__(self):
         self.watches = {}
+        self.made = 0
 
     def watch_actor(self, actor, changed):
-        self.watches[len(self.watches) + 1] = changed
-        return len(self.watches)
+        self.made += 1
+        self.watches[self.made] = changed
+        return self.made
 
     def unwatch(self, number):
         del self.watches[number]
@@ -88,3 +90,21 @@ def test_an_actor_that_does_not_exist_is_pursued_no_longer_than_its_creation_may
     actor_rows.tick(ROW_GRACE_S / 2)
     assert actor_rows.entries
     actor_rows.tick(ROW_GRACE_S)
+    rows.say(None)
+    assert actor_rows.entries
+    actor_rows.tick(ROW_GRACE_S + ASKED_AGAIN_S)
+
+
+def test_an_actor_is_not_called_unknown_while_its_row_waits_for_the_control_store():
+    """The store had no row when it was asked; the write of the home then waited for a chain, and so does the next
+    read."""
+    sent, rows = [], Rows()
+    actor_rows = ActorRows(rows, sent.append, lambda actor, node: True)
+    actor_rows.watch(ACTOR, {b"peer...."}, 0.0)
+    rows.say(None)
+    for turn in range(1, 20):
+        actor_rows.tick(turn * ROW_GRACE_S)
+        assert not sent and len(rows.watches) == 1
+    rows.say(row())
+    assert [(each.peer, each.message.state) for each in sent] == [(b"peer....", "ALIVE")]
+    actor_rows.check()

@@ -13,8 +13,9 @@ from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.owner.calls import ALIVE, DEAD, RESTARTING, ActorCalls
 from zray.owner.maps import MapBatch
+from zray.owner.node_loss import fail_all
 from zray.owner.ports import SubmitterPorts
-from zray.owner.records import QUEUED, Entry, Function, Task
+from zray.owner.records import PUSHED, QUEUED, Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
 from zray.wire import messages as m
@@ -338,3 +339,31 @@ def test_a_task_that_ended_for_memory_for_the_last_time_says_so():
     error = errors.from_failure(*task.entry.value[1:])
     assert isinstance(error, errors.OutOfMemoryError)
     assert "ran out of memory. 15 of 16 GiB were in use" in str(error) and "pid=7" in str(error)
+
+
+def test_generators_and_maps_that_are_queued_or_run_elsewhere_fail_at_once_when_our_node_is_gone():
+    """Without our node no lease is granted any more, and a worker of another node cannot be dialled again."""
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 0, b"w-actor.", "ipc://actor", {}))
+    key = owner.submitter.key_for("k", {"CPU": 1}, {}, {}, "f")
+    running, queued, called = owner.task(key, -1), owner.task(key, -1), owner.task(None, -1)
+    streams = [owner.submitter.streams.open(task, 0) for task in (running, queued, called)]
+    owner.submitter.submit(running)
+    owner.submitter.pump()
+    owner.submitter.on_lease_grant(NODE, m.LeaseGrant(key.number, 7, WORKER, "ipc://worker", 5, {}))
+    batch = MapBatch(b"p" * 16, 1, owner.fn, key, [1, 2, 3], False, -1)
+    owner.submitter.maps.submit(batch)
+    owner.submitter.submit(queued)
+    owner.calls.submit(link, called)
+    owner.calls.pump()
+    assert [task.state for task in (running, called)] == [PUSHED] * 2
+
+    owner.submitter.lost = failure = [m.FAILED, "raylet_died", {}]
+    fail_all(owner.submitter, owner.calls, failure)
+    owner.submitter.pump()
+    assert [stream.outcome for stream in streams] == [failure] * 3
+    assert batch.remaining == 0 and set(batch.failures) == {0, 1, 2}
+    assert not owner.submitter.leases and not link.unfinished
+    owner.submitter.check()
+    owner.calls.check()

@@ -1,8 +1,11 @@
 """Actors that this process creates: when to ask the node, and which objects their creation keeps alive.  Pure.
 
-    arguments pending       the creation waits, like a task
-    an argument failed      the actor is DEAD here; the node never learns of it
-    all arguments ready     CreateActor goes to the node.  For a named actor it went before: names are claimed at once
+    arguments pending       the creation waits, like a task.  CreateActor with ``unready`` goes to the node: who has a
+                            handle finds the actor, for a node that does not know an actor calls it dead
+    an argument failed      the actor is DEAD here; CreateActor with ``failed`` tells the node
+    all arguments ready     CreateActor goes to the node.  For a named actor it went before: names are claimed at once.
+                            Detached actors are unknown until then: a home that adopts them could not make them
+    CreateActor sent        WatchActor follows
     DEAD                    the pins of the creation are released
 """
 
@@ -21,6 +24,7 @@ from zray.wire import messages as m
 
 ARGUMENT_FAILED = "an argument of its constructor failed"
 FAILED_ACTORS_MAX = 1000  # actors that never began, for listings
+_WITH_ARGUMENTS = frozenset(("args", "deps", "dep_owners", "slots"))
 OUT_OF_SCOPE = "all handles to it went out of scope"
 
 
@@ -33,15 +37,16 @@ class Creations:
         self._calls = calls
         self._send = send
         self._waiting: dict[bytes, dict[str, Any]] = {}  # actor -> its spec, until the node has it
+        self._known: set[bytes] = set()  # those among them that the node has as unready
         self._failed: dict[bytes, dict[str, Any]] = {}  # actors whose arguments failed, oldest first
         self._pins: dict[bytes, list[Any]] = {}  # actor -> records that its creation pins
 
     def create(self, tid: bytes, actor: bytes, spec: dict[str, Any], deps: list[Any], pins: list[Any] | None
                ) -> Entry | None:
         """The object whose references keep the actor alive; None for a detached one."""
-        link = self._calls.link_for(actor, spec["class_name"], spec["out_of_order"])
+        link = self._calls.link_for(actor, spec["class_name"], spec["out_of_order"], watch=bool(spec["name"]))
         link.any_order = spec["out_of_order"]
-        link.created = True
+        link.created = link.watched = True
         life: Entry | None = None
         if not spec["detached"]:
             life = link.life_record = self._refs.own(ids.return_id(tid, 1))
@@ -54,7 +59,16 @@ class Creations:
         if not spec["name"]:
             self._waiting[actor] = spec
             _Creation(self, actor, spec, deps).start()
+            if actor in self._waiting and not spec["detached"]:
+                self._tell(actor, {**{key: spec[key] for key in spec if key not in _WITH_ARGUMENTS}, "unready": True})
         return life
+
+    def _tell(self, actor: bytes, spec: dict[str, Any]) -> None:
+        """The node gets the actor, as it is now."""
+        self._send(self._node, m.CreateActor(actor, spec, 0))
+        if actor not in self._known:
+            self._known.add(actor)
+            self._send(self._node, m.WatchActor(actor))
 
     def ready(self, actor: bytes, spec: dict[str, Any], deps: list[Any]) -> None:
         """The arguments of the actor's constructor are ready, or have failed."""
@@ -64,15 +78,18 @@ class Creations:
             self._failed[actor] = spec
             if len(self._failed) > FAILED_ACTORS_MAX:
                 del self._failed[next(iter(self._failed))]
-            self._calls.on_actor_state(self._node, m.ActorState(
-                actor, "DEAD", 0, b"", "", {
-                    "kind": "creation", "reason": ARGUMENT_FAILED,
-                    "argument": argument_failed(f"{spec['class_name']}.__init__", failed, actor)}))
+            cause = {"kind": "creation", "reason": ARGUMENT_FAILED,
+                     "argument": argument_failed(f"{spec['class_name']}.__init__", failed, actor)}
+            self._calls.on_actor_state(self._node, m.ActorState(actor, "DEAD", 0, b"", "", cause))
+            if actor in self._known:
+                self._tell(actor, {"failed": cause})
+            self._known.discard(actor)
             return
         for dep in deps:
             dep.escaped = True
         spec["deps"] = [dep.value for dep in deps]
-        self._send(self._node, m.CreateActor(actor, spec, 0))
+        self._tell(actor, spec)
+        self._known.discard(actor)
 
     def wait(self, record: Any, waiter: Callable[[Any], None]) -> bool:
         return self._refs.when_ready(record, waiter)

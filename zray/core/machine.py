@@ -35,6 +35,7 @@ from zray.owner.calls import ActorCalls
 from zray.owner.eager_values import EagerValues
 from zray.owner.holding import Holding
 from zray.owner.maps import MapBatch
+from zray.owner.node_loss import fail_all
 from zray.owner.ports import Columns, SubmitterPorts
 from zray.owner.recipes import Recipes
 from zray.owner.records import Abandoned, Borrowed, Entry, Task
@@ -268,6 +269,7 @@ class CoreMachine:
         self.submitter.lost = failure
         self.store.node_lost(failure)
         self._complete_pending(failure)
+        fail_all(self.submitter, self.calls, failure)
         requests, self._requests = self._requests, {}
         for then in requests.values():
             then(None)

@@ -155,7 +155,7 @@ def _actors(viewed: Viewed, peer: bytes, args: dict) -> dict:
         rows = [{"name": a.name, "namespace": a.namespace, "actor_id": a.id}
                 for a in actors.values() if a.name and a.state != "DEAD"]
         return _rows("actors", rows, args)
-    return _rows("actors", [_actor(viewed, actor) for actor in actors.values()], args)
+    return _rows("actors", [_actor(viewed, actor) for actor in actors.values() if not actor.unready], args)
 
 
 def _actor(viewed: Viewed, actor: Any) -> dict[str, Any]:

@@ -112,11 +112,12 @@ class ActorCalls:
         self.finished = 0
         submitter.reconstruction.calls = self
 
-    def link_for(self, actor: bytes, name: str, any_order: bool = False) -> ActorLink:
+    def link_for(self, actor: bytes, name: str, any_order: bool = False, watch: bool = True) -> ActorLink:
+        """The link to an actor.  Without ``watch`` its creator asks for the states later, when our node knows it."""
         link = self.links.get(actor)
         if link is None:
             link = self.links[actor] = ActorLink(actor, name, any_order)
-        if not link.watched:
+        if watch and not link.watched:
             link.watched = True
             self.net.send(self.node, WatchActor(actor))
         return link
@@ -506,6 +507,18 @@ class ActorCalls:
             self._requeue(link, retry)
         if link.log is not None:
             self._touch(link)  # the next life may have our offer now
+
+    def node_lost(self, failure: list[Any]) -> None:
+        """Our node is gone: fail the calls in flight and in queues."""
+        draining = list(self.draining.values())
+        self.draining.clear()
+        for link, inflight in (*((link, link.inflight) for link in self.links.values()), *(d[:2] for d in draining)):
+            calls = list(inflight.values())
+            inflight.clear()
+            for task in calls:
+                self._fail(link, task, failure)
+        for link in list(self.links.values()):
+            self._fail_queue(link)
 
     def _fail_queue(self, link: ActorLink) -> None:
         """Fail queued calls that the actor will not take: all, or while it restarts those without retries."""

@@ -72,7 +72,7 @@ class WorkerDeaths:
         if lease in lease.key.idle:
             lease.key.idle.remove(lease)
         if lease.link.closed or not lease.inflight:
-            self._end_lease(lease)
+            self.end_lease(lease)
         else:
             self._await_other_half(lease)
 
@@ -86,7 +86,7 @@ class WorkerDeaths:
         if lease is None:
             self._drop_link(link)
         elif lease.death_notice is not None:
-            self._end_lease(lease)
+            self.end_lease(lease)
         else:
             if lease in lease.key.idle:
                 lease.key.idle.remove(lease)
@@ -102,7 +102,7 @@ class WorkerDeaths:
         link.closed = True
         self._submitter.net.disconnect(link.peer)
 
-    def _end_lease(self, lease: Lease) -> None:
+    def end_lease(self, lease: Lease) -> None:
         """The worker is dead, and all its replies have been handled: charge the running task, queue the others."""
         notice = lease.death_notice
         self.dying.pop(lease.number, None)
@@ -156,7 +156,7 @@ class WorkerDeaths:
             elif until <= now:
                 if dead.death_notice is None:  # the worker may live and be in use, but we cannot reach it
                     self._submitter.net.send(self._submitter.node, LeaseKill(number, OUT_OF_REACH))
-                self._end_lease(dead)
+                self.end_lease(dead)
         for worker, (since, _) in list(self.early.items()):
             if since + EARLY_NOTICE_S <= now:
                 del self.early[worker]

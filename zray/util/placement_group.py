@@ -52,17 +52,22 @@ class PlacementGroup:
         return runtime.put(self) if self.is_empty else runtime.groups.ready(self.id.binary(), self)
 
     def wait(self, timeout_seconds: float = 30) -> bool:
-        """Whether all bundles are reserved within so many seconds; False also when the group is removed."""
+        """Whether all bundles are reserved within so many seconds; False also when the group is removed.
+
+        LocalRayletDiedError when the node of this process is lost: nothing is known of the group then.
+        """
         if self.is_empty:
             return True
         ref = self.ready()
         done, _ = connected().wait([ref], 1, timeout_seconds)
         if not done:
             return False
-        from zray.base.errors import RayError
+        from zray.base.errors import LocalRayletDiedError, RayError
 
         try:
             connected().get([ref], None)
+        except LocalRayletDiedError:
+            raise
         except RayError:
             return False
         return True

@@ -328,6 +328,7 @@ class Control:
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
         return ProposerView(
             living=len(living), usable=usable, failed=frozenset(failed),
+            briefly=frozenset(failed - lost - self.membership.late(now)),
             dead=frozenset(lost | leaving), leaving=frozenset(leaving), freed=frozenset(gone | self.released),
             established=frozenset((r.shard, name) for name, chain, r in known
                                   if r.established and 0 < chain.since_of(name) <= r.epoch),

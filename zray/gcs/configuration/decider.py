@@ -2,7 +2,9 @@
 
 One kind of step a generation, the most urgent first, for all chains that need it:
 
-    1. failed members leave their chains (as long as one stays that is known to hold every acknowledged write)
+    1. failed members leave their chains (as long as one stays that is known to hold every acknowledged write;
+       those that are only silent, and not for long, as long as two stay: a machine that is overloaded makes several
+       silent at once, and a chain of one replica is lost with one node)
     2. voters that are dead are replaced; 1 voter below three nodes, 3 below five, then 5; one goes or comes at a time
     3. joining replicas that have caught up become tails, all at once unless some take long;
        nodes that leave the cluster leave their chains, once others hold the data;
@@ -24,6 +26,8 @@ from zray.base.named_tuples import NamedTuple
 from zray.gcs.configuration.config import ChainConfig, ClusterConfig, majority
 
 REPLICAS = 3
+# The replicas that stay when a member leaves because it is silent for a moment, where the cluster has as many nodes.
+STAYING_MIN = 2
 
 Chains = tuple[ChainConfig, ...]
 
@@ -39,6 +43,7 @@ class ProposerView(NamedTuple):
     freed: frozenset[bytes]  # certainly answer no reads
     established: frozenset[tuple[int, bytes]]  # (shard, member): known to hold every acknowledged write
     caught_up: frozenset[tuple[int, int]]  # (shard, epoch): the tail reports so of the joining replica
+    briefly: frozenset[bytes] = frozenset()  # failed, but only silent, and for less than the node time-out
     waited: bool = True  # long enough for replicas that have little to catch up with: the others are not waited for
 
 
@@ -113,6 +118,10 @@ def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: ProposerView
     well = [member for member in rest if member not in view.failed]
     if not well or (shard, well[0]) not in view.established:
         return False
+    if name in view.briefly:
+        holders = sum((shard, member) in view.established for member in well)
+        if holders < min(STAYING_MIN, view.living):
+            return False
     return (shard, rest[0]) in view.established
 
 

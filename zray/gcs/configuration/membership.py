@@ -140,6 +140,10 @@ class Membership:
         """Nodes with a part in the control store that were not heard for a short while."""
         return [name for name in sorted(config.involved) if self._unheard(name, SUSPECT_S, now)]
 
+    def late(self, now: float) -> set[bytes]:
+        """Nodes that were not heard for a long while, whether their processes answer or not."""
+        return {name for name in self.heard_at if self._unheard(name, self.node_timeout_s, now)}
+
     def lost(self, now: float) -> list[bytes]:
         """Nodes that were not heard for a long while, and whose processes do not answer."""
         return sorted(name for name in self.heard_at if name in self.gone or now >= self._lost_at(name))
@@ -163,6 +167,7 @@ class Membership:
     def next_deadline(self, config: ClusterConfig, now: float) -> float:
         """When the next suspicion arises if no message comes."""
         due = [self.heard_at[name] + SUSPECT_S for name in config.involved if name in self.heard_at]
+        due += [self.heard_at[name] + self.node_timeout_s for name in config.involved if name in self.heard_at]
         due += [self._lost_at(name) for name in self.heard_at]
         return min((at for at in due if at > now), default=math.inf)
 

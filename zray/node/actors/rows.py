@@ -4,7 +4,8 @@ The home of an actor is the node that created or adopted it.  It writes the acto
 control store at every change.  A node whose processes call the actor watches that row and tells
 them.  So no caller needs to know the home, and a change of home is one more change of the row.
 
-    entry      no row yet          the creation is under way, or there is no such actor: answered after ROW_GRACE_S
+    entry      no row yet          the creation is under way, or there is no such actor.  After ROW_GRACE_S the store
+                                   is asked again: the home's write may have waited for a chain.  Then it is answered
                row                 watchers get its ActorState; questions (lookup) get the row, once
                its home is dead    questions wait for another node to adopt the actor, ROW_GRACE_S at most
     pursuit    each row            until it is done: a kill goes to each home that the actor gets,
@@ -21,6 +22,8 @@ from zray.wire.messages import ActorState
 
 # The creation of an actor and a handle to it may overtake each other by a round trip to the control store.
 ROW_GRACE_S = 2.0
+# A chain that takes writes again answers reads, too: the write that waited arrives within some round trips of our read.
+ASKED_AGAIN_S = 0.5
 
 Row = dict[str, Any]
 
@@ -34,12 +37,13 @@ class Rows(Protocol):
 
 
 class _Entry:
-    __slots__ = ("answered", "asked", "deadline", "pursuits", "row", "watch", "watchers")
+    __slots__ = ("again", "answered", "asked", "deadline", "pursuits", "row", "watch", "watchers")
 
     def __init__(self, deadline: float):
         self.deadline = deadline
         self.row: Row | None = None
         self.answered = False  # the control store has answered, perhaps without a row
+        self.again = False  # it was asked a second time
         self.watch = 0
         self.watchers: set[bytes] = set()
         self.asked: list[Callable[[Row | None], None]] = []
@@ -125,11 +129,20 @@ class ActorRows:
                 continue
             if entry.row is None and not entry.answered:
                 entry.deadline = now + ROW_GRACE_S  # a control store without a majority may still have it
+            elif entry.row is None and not entry.again:
+                self._ask_again(actor, entry, now)
             elif entry.row is None:
                 self._end(actor, entry)
             elif entry.asked:
                 self._answer(entry)
                 self._drop_if_idle(actor, entry)
+
+    def _ask_again(self, actor: bytes, entry: _Entry, now: float) -> None:
+        before, entry.watch = entry.watch, 0  # the answer may come before this returns, and the entry must stay
+        entry.again, entry.answered, entry.deadline = True, False, now + ASKED_AGAIN_S
+        entry.watch = self._rows.watch_actor(actor, lambda row: self._changed(actor, entry, row))
+        self._rows.unwatch(before)
+        self._drop_if_idle(actor, entry)
 
     def next_deadline(self) -> float | None:
         if not self.entries:

@@ -144,6 +144,11 @@ class Actor:
         return bool(self.spec.get("detached"))
 
     @property
+    def unready(self) -> bool:
+        """Whether its creator waits for arguments of the constructor: it has no place until the creator says more."""
+        return bool(self.spec.get("unready"))
+
+    @property
     def has_checkpoints(self) -> bool:
         return bool(self.spec.get("checkpoints"))
 
@@ -195,7 +200,9 @@ class ActorTable:
         """CreateActor: claim the name if there is one, then look for a place; reply when the
         message asks for it."""
         known = self.actors.get(message.actor)
-        if known is not None:  # a retry of a request that arrived
+        if known is not None:  # a retry of a request that arrived, unless its arguments were not ready then
+            if known.unready and known.state != DEAD:
+                self._arguments_ended(known, message.spec)
             self._reply(peer, message.request, known)
             return
         spec = message.spec
@@ -208,6 +215,14 @@ class ActorTable:
         else:
             self._admit(actor)
             self._reply(peer, message.request, actor)
+
+    def _arguments_ended(self, actor: Actor, spec: dict) -> None:
+        """The arguments of the constructor are ready, or one has failed."""
+        if "failed" in spec:
+            self._end(actor, spec["failed"])
+        elif not spec.get("unready"):
+            actor.spec = spec
+            self._ports.place(actor)
 
     def lookup(self, peer: bytes, name: str, namespace: str, request: int) -> None:
         def found(holder: bytes) -> None:
@@ -253,7 +268,7 @@ class ActorTable:
             self._end(actor, {"kind": "killed", "reason": reason})
         elif actor.worker:
             self._ports.end_worker(actor, reason)  # its death restarts it
-        else:
+        elif not actor.unready:
             self._ports.unplace(actor)
             self._restart(actor, {"kind": "killed", "reason": reason})
 
@@ -484,7 +499,8 @@ class ActorTable:
         for peer in sorted(early):
             self._add_watcher(actor, peer)
         self._changed(actor)
-        self._ports.place(actor)
+        if not actor.unready:
+            self._ports.place(actor)
 
     def _may_restart(self, actor: Actor) -> bool:
         return actor.restarts_left != 0 and not actor.exiting
@@ -539,7 +555,8 @@ class ActorTable:
                 if not watched:
                     del self._watched[peer]
         actor.watchers = set()
-        kept = ("class_name", "name", "namespace", "job", "detached", "demand", "running", "meta", "strategy", "env")
+        kept = ("class_name", "name", "namespace", "job", "detached", "demand", "running", "meta", "strategy", "env",
+                "unready")
         actor.spec = {key: actor.spec[key] for key in kept if key in actor.spec}
         self._dead[actor.id] = None
         while len(self._dead) > DEAD_KEPT_MAX:

@@ -24,6 +24,7 @@ from zray.handles.connection import current
 __all__ = ["BarManager", "instance", "safe_print", "tqdm"]
 
 FLUSH_S = 0.2  # half of the time after which people see a standstill
+_BROKEN = (OSError, ValueError)  # what writing to a closed or broken stream raises
 
 
 class tqdm:
@@ -101,8 +102,31 @@ class tqdm:
         self.close()
 
 
+class _Unlocked:
+    """In place of the lock that all bars of tqdm share.
+
+    tqdm keeps that lock for ever when a stream refuses to be written, and child processes that fork have it too.  The
+    loop of this process would wait for it.  BarManager has a lock of its own.
+    """
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
 class BarManager:
-    """The bars that this process shows: its own and those of its workers."""
+    """The bars that this process shows: its own and those of its workers.
+
+    A stream that is closed or broken is left to the user.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -110,17 +134,18 @@ class BarManager:
 
     def move(self, state: dict[str, Any]) -> None:
         """Make, move or close the bar of that id."""
-        with self._lock:
+        with self._lock, contextlib.suppress(*_BROKEN):
             bar = self._bars.get(state["id"])
             if bar is None:
                 if state["closed"] and not state["n"]:
                     return
                 bar = self._bars[state["id"]] = _bar(len(self._bars), state)
+            if state["closed"]:
+                del self._bars[state["id"]]
             bar.set_description_str(state["desc"], refresh=False)
             bar.total, bar.n = state["total"], state["n"]
             bar.refresh()
             if state["closed"]:
-                del self._bars[state["id"]]
                 bar.close()
                 for position, other in enumerate(self._bars.values()):
                     other.clear()
@@ -128,12 +153,12 @@ class BarManager:
 
     def hide_bars(self) -> None:
         """Make space for a line of text; :meth:`unhide_bars` draws them again."""
-        with self._lock:
+        with self._lock, contextlib.suppress(*_BROKEN):
             for bar in self._bars.values():
                 bar.clear()
 
     def unhide_bars(self) -> None:
-        with self._lock:
+        with self._lock, contextlib.suppress(*_BROKEN):
             for bar in self._bars.values():
                 bar.refresh()
 
@@ -170,7 +195,8 @@ def _bar(position: int, state: dict[str, Any]) -> Any:
     with contextlib.suppress(ImportError):
         from tqdm import tqdm as real
 
-        kind = type("Bar", (real,), {"monitor_interval": 0})  # without tqdm's thread, which would outlive the session
+        # without tqdm's thread, which would outlive the session
+        kind = type("Bar", (real,), {"monitor_interval": 0, "_lock": _Unlocked()})
     return kind(desc=state["desc"], total=state["total"], unit=state["unit"], position=position, leave=True)
 
 

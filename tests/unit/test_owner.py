@@ -367,3 +367,37 @@ def test_generators_and_maps_that_are_queued_or_run_elsewhere_fail_at_once_when_
     assert not owner.submitter.leases and not link.unfinished
     owner.submitter.check()
     owner.calls.check()
+
+
+@pytest.mark.parametrize("late", [
+    [("PENDING", 0), (ALIVE, 0)], [(RESTARTING, 1), (ALIVE, 1)], [(ALIVE, 0), (RESTARTING, 1)], [("PENDING", 0)]])
+def test_states_that_come_late_do_not_begin_a_life_again(late):
+    """Rows of the control store come after what the home has said, when the store was slow."""
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    workers = {0: b"worker.1", 1: b"worker.2"}
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 0, workers[0], "ipc://w1", {}))
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, RESTARTING, 1, b"", "", {}))
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 1, workers[1], "ipc://w2", {}))
+    for number in (1, 2):
+        task = owner.task(None)
+        owner.calls.submit(link, task)
+        owner.calls.pump()
+        assert owner.net.to(workers[1], m.PushCalls)[-1].first == number
+        owner.calls.on_calls_done(workers[1], m.CallsDone(ACTOR, 1, [number, b"value"]))
+        for state, life in late:
+            worker = workers[life] if state == ALIVE else b""
+            owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, state, life, worker, "ipc://w", {}))
+        assert link.state == ALIVE and link.life == 1
+
+
+def test_a_new_home_may_start_another_process_in_a_life_that_it_did_not_know_of():
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    for worker in (b"worker.1", b"worker.2"):
+        owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, RESTARTING, 1, b"", "", {}))
+        owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 1, worker, "ipc://w", {}))
+        owner.calls.submit(link, owner.task(None))
+        owner.calls.pump()
+        assert owner.net.to(worker, m.PushCalls)[-1].first == 1
+    owner.calls.check()

@@ -50,6 +50,7 @@ BATCH_CALLS = 512
 DEAD_LINKS_MAX = 1000  # links of dead actors
 HANDLE_DRAIN_S = 2.0
 
+_STAGES = {ALIVE: 1, DEAD: 2}  # of a life; it begins as PENDING or RESTARTING
 NOT_WAITED_FOR = frozenset((RESTARTING, DEAD))  # as in Ray, a call without retries does not wait for a restart
 # Kind of death (zray.node.actors.table) -> failure of the calls; for all other kinds actor_died.
 FAILURES = {"pg_removed": "actor_pg_removed", "unschedulable": "actor_unschedulable"}
@@ -60,13 +61,14 @@ class ActorLink:
 
     __slots__ = ("actor", "name", "state", "life", "link", "queue", "inflight", "next_seq", "cause", "unfinished",
                  "life_record", "any_order", "dirty", "watched", "pid", "methods", "max_task_retries",
-                 "max_pending", "killed", "created", "log")
+                 "max_pending", "killed", "created", "log", "told")
 
     def __init__(self, actor: bytes, name: str, any_order: bool):
         self.actor = actor
         self.name = name
         self.state = PENDING
         self.life = -1
+        self.told = -1, 0  # (life, stage) of the last state
         self.link: WorkerLink | None = None
         self.queue: deque[Task] = deque()
         self.inflight: dict[int, Task] = {}
@@ -424,12 +426,16 @@ class ActorCalls:
 
     def on_actor_state(self, peer: bytes, message: ActorState) -> None:
         link = self.links.get(message.actor)
-        if link is None or message.life < link.life or link.state == DEAD:
+        # Rows of the control store may come late, after what the home has said: within a life a state never goes back.
+        # Sequence numbers would begin again with the same process, and calls would get answers to earlier ones.
+        at = message.life, _STAGES.get(message.state, 0)
+        if link is None or at < link.told or link.state == DEAD:
             return
         link.cause = message.cause
         if message.state == ALIVE:
-            if link.state == ALIVE and link.life == message.life:
+            if link.link is not None and link.link.peer == message.worker and link.life == message.life:
                 return
+            link.told = at  # another process in the same life: a new home did not know of the first one
             self._leave_life(link)
             link.killed = False
             link.state = ALIVE
@@ -445,6 +451,7 @@ class ActorCalls:
             self.net.connect(message.worker, message.endpoint)
             self._push(link)
             return
+        link.told = at
         link.state = message.state
         link.killed = False
         if message.state == RESTARTING:

@@ -376,7 +376,8 @@ class SimDriver(Core):
         A task has only one group of the scarce resource: groups that wait for each other could do so for ever.
         """
         plan = self.around.plan
-        lasting = plan.nodes if set(plan.node_faults) <= {"join", "reset"} else 1
+        lasts = set(plan.node_faults) <= {"join", "reset"} and (plan.rejoins or not plan.outages)
+        lasting = plan.nodes if lasts else 1
         for _ in range(random.randint(1, 3)):
             strategy = random.choice(("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"))
             resource, most = random.choice((("CPU", plan.cpus), ("gear", GEAR), ("space", 5)))

@@ -189,8 +189,9 @@ class Waiting:
     def meet(self, other):
         self.other = other
 
-    def go(self, gate):
+    def go(self, gate, callers=1):
         gate.arrive()
+        gate.wait_arrived(callers)  # else the other one answers before it goes itself
         return ray.get(self.other.ping.remote())
 
     def hold(self, gate):
@@ -211,8 +212,7 @@ def test_an_actor_that_waits_for_itself_is_in_a_deadlock_and_its_call_is_named(n
 def test_two_actors_that_wait_for_each_other_are_in_a_deadlock(node, says):
     one, other = (ray.remote(num_cpus=0)(Waiting).remote() for _ in range(2))
     ray.get([one.meet.remote(other), other.meet.remote(one)])
-    refs = [one.go.remote(node), other.go.remote(node)]
-    node.wait_arrived(2)
+    refs = [one.go.remote(node, 2), other.go.remote(node, 2)]
     says(refs[0], "a deadlock")
     says(refs[1], "a deadlock")
 

@@ -61,7 +61,7 @@ def look():
             found[name] = importlib.import_module(name).V
         except ImportError:
             continue
-    return found, sorted(os.listdir(".")), os.environ.get("PLACE")
+    return found, sorted(set(os.listdir(".")) - {"__pycache__"}), os.environ.get("PLACE")
 
 
 def inside(env):

@@ -111,7 +111,7 @@ class AdoptionWorld:
             refs.eager = EagerValues(refs, p, "", KEPT_BYTES_MAX)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
-            self.holdings[p] = Holding(refs, self.adoptions[p], ChannelNet(self.channels, p).send, lambda: False)
+            self.holdings[p] = Holding(refs, self.adoptions[p], (), ChannelNet(self.channels, p).send, lambda: False)
 
     # ------------------------------------------------------------ what is watched
 

@@ -36,7 +36,7 @@ class HoldingProcess:
         self.watched: dict[bytes, set[bytes]] = {}
         self.inbox: deque[Any] = deque()  # from its node: ends of processes, questions
         self.ended: set[bytes] = set()  # of whose end it has heard
-        self.holding = Holding(self, self, self.answer, self.may_hear_the_dead)  # type: ignore[arg-type]
+        self.holding = Holding(self, self, (), self.answer, self.may_hear_the_dead)  # type: ignore[arg-type]
 
     def answer(self, node: bytes, message: Any) -> None:
         self.world.channels.setdefault((self.name, node), deque()).append(message)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.fakes.owner_net import RecordingNet
-from zray.base import errors
+from zray.base import errors, ids
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.owner.calls import ALIVE, DEAD, RESTARTING, ActorCalls
+from zray.owner.holding import Holding
 from zray.owner.maps import MapBatch
 from zray.owner.node_loss import fail_all
 from zray.owner.ports import SubmitterPorts
@@ -401,3 +403,26 @@ def test_a_new_home_may_start_another_process_in_a_life_that_it_did_not_know_of(
         owner.calls.pump()
         assert owner.net.to(worker, m.PushCalls)[-1].first == 1
     owner.calls.check()
+
+
+def test_a_result_of_a_map_that_no_reference_has_is_held_until_the_map_is_dropped():
+    """A node that has a copy of it, after the node with the first one has died, asks who holds it."""
+    owner, answers = Owner(), []
+    owner.submitter.maps.columns = SimpleNamespace(pack_items=lambda items: (b"items", None))
+    holding = Holding(owner.refs, SimpleNamespace(ownerless=()), owner.submitter.maps.stored,
+                      lambda node, held: answers.append(held), lambda: False)
+    key = owner.submitter.key_for("k", {"CPU": 1}, {}, {}, "f")
+    batch = MapBatch(b"p" * 16, 1, owner.fn, key, [1, 2, 3], False, 0)
+    owner.submitter.maps.submit(batch)
+    owner.submitter.pump()
+    owner.submitter.on_lease_grant(NODE, m.LeaseGrant(key.number, 7, WORKER, "ipc://worker", 5, {}))
+    ((first, chunk),) = owner.submitter.leases[7].inflight.items()
+    oid = ids.return_id(batch.task_id(0), 1)
+    place = [m.STORED, 0, 1000, 3, oid, NODE]
+    owner.submitter.maps.on_map_done(WORKER, m.MapDone(7, first, chunk.count, place, [], 1000))
+    for again in (False, True):
+        holding.on_ask(NODE, m.AskHeld(NODE, 1, again, [oid], [], []))
+    assert [answer.held for answer in answers] == [[oid], [oid]]
+    owner.submitter.maps.release(batch)
+    holding.on_ask(NODE, m.AskHeld(NODE, 2, False, [oid], [], []))
+    assert answers[-1].held == [] and not owner.submitter.maps.stored

@@ -94,7 +94,8 @@ class CoreMachine:
         self.adoption.make = self.remaking.make
         if self.refs.eager is not None:
             self.refs.eager.recipe_of = Recipes(process.incarnation, columns, self.remaking.before).of
-        self.holding = Holding(self.refs, self.adoption, self.send, self._may_hear_the_dead)
+        self.holding = Holding(self.refs, self.adoption, self.submitter.maps.stored, self.send,
+                               self._may_hear_the_dead)
         self.groups = GroupWaits(node, self.refs, self.send)
         self.creations = Creations(node, self.refs, self.calls, self.send)
         self._requests: dict[int, Callable[[Any], None]] = {}

@@ -6,7 +6,7 @@ References notes each of the objects that this process begins to hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from zray.owner.adoption import Adoption
 from zray.owner.references import References
@@ -14,12 +14,16 @@ from zray.wire.messages import AskHeld, Held
 
 
 class Holding:
-    """``may_hear_the_dead()``: whether messages of a process that has ended may still arrive here."""
+    """``may_hear_the_dead()``: whether messages of a process that has ended may still arrive here.
 
-    def __init__(self, refs: References, adoption: Adoption, send: Callable[[bytes, Held], None],
-                 may_hear_the_dead: Callable[[], bool]):
+    columns    objects of this process that have no reference: zray.owner.maps
+    """
+
+    def __init__(self, refs: References, adoption: Adoption, columns: Container[bytes],
+                 send: Callable[[bytes, Held], None], may_hear_the_dead: Callable[[], bool]):
         self._refs = refs
         self._adoption = adoption
+        self._columns = columns
         self._send = send
         self._may_hear_the_dead = may_hear_the_dead
         self._numbers: dict[bytes, int] = {}  # asking node -> number of its question that it will repeat
@@ -46,4 +50,5 @@ class Holding:
 
     def _holds(self, oid: bytes) -> bool:
         refs = self._refs
-        return oid in refs.borrowed or oid in refs.owned or oid in self._adoption.ownerless
+        return (oid in refs.borrowed or oid in refs.owned or oid in self._columns
+                or oid in self._adoption.ownerless)

@@ -105,6 +105,7 @@ class MapRuns:
         self.items_bytes_max = items_bytes_max
         self.items_bytes = 0
         self.kept: dict[int, MapBatch] = {}  # by id(): ended maps that keep their items, oldest first
+        self.stored: set[bytes] = set()  # objects that are columns of maps: no reference has these ids
 
     def submit(self, batch: MapBatch) -> None:
         if batch.count:
@@ -204,6 +205,8 @@ class MapRuns:
             value = value[1]
         failed = {index + position: failure for position, failure in message.failures}
         batch.results.append((index, count, value))
+        if type(value) is list and value[0] == STORED:
+            self.stored.add(value[4])
         for i, failure in failed.items():
             self._failed_in_user_code(batch, i, failure)
         submitter.finished += count - len(failed)
@@ -285,6 +288,7 @@ class MapRuns:
         if not batch.items:
             return never_made(oid, EVICTED, reason)
         del batch.results[at]
+        self.stored.discard(value[4])
         self.refs.free_stored(oid, value, True)
         if batch.remaining == 0 and self.kept.pop(id(batch), None) is not None:
             self.items_bytes -= batch.packed  # it is unfinished, and needs its items
@@ -453,6 +457,7 @@ class MapRuns:
         self._forget_items(batch)
         for first, _, value in batch.results:
             if type(value) is list and value[0] == STORED:
+                self.stored.discard(value[4])
                 self.refs.free_stored(batch.task_id(first), value, True)
         batch.results.clear()
         for failure in batch.failures.values():

@@ -121,8 +121,9 @@ class Disasters:
         config = self._config(serving)
         if what == "reset" or node.incarnation not in config.involved:
             return True
-        if not config.involved <= well:
-            return False
+        under_way = [value for one in serving if (value := one.gcs.control.acceptor.accepted) is not None]
+        if not config.involved <= well or any(not value.involved <= well for _, value in under_way):
+            return False  # a decision that gives parts may be under way
         if what in ("leave", "part"):
             return True
         rest = well - {node.incarnation}

@@ -220,7 +220,11 @@ class SimWorker(Core):
         if logged is not None:
             taken = None
             if logged.checkpoint is not None:
-                start, callers, self.state = msgpack.unpackb(self.host.files.files[logged.checkpoint["file"]])
+                file = self.host.files.files.get(logged.checkpoint["file"])
+                if file is None:  # the actor has ended meanwhile, and with it its files
+                    logged.lose("its checkpoint is gone")
+                    return
+                start, callers, self.state = msgpack.unpackb(file)
                 taken = Taken(start, callers)
                 self.around.oracle.applied.restored += 1
             logged.restore(taken)

@@ -37,6 +37,7 @@ from zray.sim.worker import SimWorker
 
 GROUP_LEFT_S = 0.5  # longer than the last messages of a dead creator about its group are under way
 BEGIN_AGAIN_S = (0.05, 0.5)  # from the end of a node to the request of its process to join again
+EXIT_AGAIN_S, EXIT_TRIES = 0.1, 100
 HEAL_S = 60.0  # simulated time in which everything must be resolved after the network has healed
 MACHINE_CHECK_EVERY = 97  # turns of any process
 CHECK_EVERY = 300
@@ -202,15 +203,17 @@ class SimCluster:
         if driver is not None:
             driver.run(driver.remove_group, group)
 
-    def _exited(self, core: Core, signal: int, exit_code: int) -> None:
-        """The node's kernel reports the end of a process."""
+    def _exited(self, core: Core, signal: int, exit_code: int, tries: int = 0) -> None:
+        """The node's kernel reports the end of a process, also to a node that begins to watch it only later."""
         node = core.host
         if isinstance(core, SimWorker):
             lease, started, finished = core.marks
             death = Death(signal, exit_code, lease, started, finished)
             node.machine.worker_exited(core.incarnation, death, self.net.now)
-        elif core.incarnation in node.watched:  # else its Hello will never arrive
+        elif core.incarnation in node.watched:
             node.machine.process_exited(core.incarnation, self.net.now)
+        elif tries < EXIT_TRIES:  # its Hello may wait in a node that gets no turn
+            self.net.call_at(self.net.now + EXIT_AGAIN_S, self._exited, core, signal, exit_code, tries + 1)
         node.stir()
 
     def end_node(self, node: SimNode, why: str, *, power: bool = False) -> None:

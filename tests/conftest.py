@@ -34,6 +34,12 @@ if COMPILED:
     sys.dont_write_bytecode = False
 
 
+@pytest.fixture(autouse=True, scope="module")
+def python_handles_sigint() -> None:
+    """No module begins with a handler that one before it left: a loop takes SIGINT only from Python's own."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_unconfigure() -> None:
     if COMPILED:
         shutil.rmtree(COMPILED, ignore_errors=True)

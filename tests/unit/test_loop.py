@@ -220,6 +220,18 @@ def test_wait_under_the_lock_is_refused_for_it_would_never_end(ends: tuple[End, 
         a.loop.wait(Waiter(), soon())
 
 
+def test_a_loop_that_another_thread_stopped_does_not_keep_the_next_one_from_ctrl_c(ends: tuple[End, End]) -> None:
+    a, b = ends
+    a.loop.install_sigint()
+    stopper = threading.Thread(target=a.loop.stop)
+    stopper.start()
+    stopper.join()
+    b.loop.install_sigint()
+    assert signal.getsignal(signal.SIGINT) == b.loop._on_sigint
+    b.loop.stop()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize("follower", [False, True])
 def test_ctrl_c_in_wait_raises_and_leaves_a_usable_loop(ends: tuple[End, End], follower: bool) -> None:
     a, b = ends

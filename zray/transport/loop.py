@@ -411,10 +411,17 @@ class Loop:
     # ---------------------------------------------------------------- SIGINT and fork
 
     def install_sigint(self) -> None:
-        """Shield transitions from Ctrl-C: only in the main thread, and only in place of Python's own handler."""
-        if get_ident() != self._main_ident or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        """Shield transitions from Ctrl-C: only in the main thread, and only in place of Python's own handler.
+
+        A loop that another thread stopped could not put that back, so its handler stands for Python's own.
+        """
+        if get_ident() != self._main_ident:
             return
-        self._old_handler = signal.signal(signal.SIGINT, self._on_sigint)
+        found = signal.getsignal(signal.SIGINT)
+        left = getattr(found, "__self__", None)
+        if found is signal.default_int_handler or (isinstance(left, Loop) and left.stopped):
+            signal.signal(signal.SIGINT, self._on_sigint)
+            self._old_handler = signal.default_int_handler
 
     def _restore_sigint(self) -> None:
         if self._old_handler is not None and get_ident() == self._main_ident:

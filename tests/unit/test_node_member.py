@@ -160,6 +160,22 @@ def test_the_control_store_hears_of_links_and_proofs(joined):
     assert joined.member.suspected_nodes == {PEER} and joined.asked("fenced")
 
 
+def test_a_newcomer_whose_only_node_has_ended_ends_because_no_other_can_reach_it(joined):
+    joined.involved = (PEER, THIRD)
+    joined.member.proven_dead(PEER)
+    [(_, reason)] = joined.asked("fenced")
+    assert "all nodes that it knew have ended" in reason
+
+
+@pytest.mark.parametrize("knows", ["a part", "another node"])
+def test_a_node_with_a_part_or_another_node_outlives_the_end_of_one(joined, knows):
+    joined.involved = (PEER, NODE) if knows == "a part" else (PEER, THIRD)
+    if knows == "another node":
+        joined.cluster.joined(THIRD, row(THIRD))
+    joined.member.proven_dead(PEER)
+    assert not joined.asked("fenced")
+
+
 def test_a_greeting_is_an_answer_or_a_warning(joined):
     joined.hear(PEER, m.HelloAck(m.PROTOCOL, "node", [], ""))
     joined.hear(PEER, m.HelloAck(m.PROTOCOL, "node", [], "no"))

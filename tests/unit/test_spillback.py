@@ -417,6 +417,29 @@ def test_a_busy_home_hands_an_actor_on():
     assert place.node in (EAST, WEST) and not home.local.requests
 
 
+@pytest.mark.parametrize("kind", ["actor", "task"])
+def test_what_a_scheduler_placed_at_home_moves_on_if_home_is_busy_by_then(kind):
+    home = Home()
+    home.it.schedulers = home.it.asker.schedulers = lambda: [EAST]
+    spread = {"kind": "spread"}
+    if kind == "actor":
+        home.it.request("a", 1, CPU, spread, home.now)
+        effects = home.step()
+    else:
+        effects = home.want(1, CPU, spread)
+    (asked,) = questions(effects)
+    assert grants(home.want(2, key=2)) == 2, "home was idle for the scheduler, and is full now"
+    home.it.message(EAST, m.PlaceAnswer(asked.request, [[HOME, 1]], [], 0, 0, ""), home.now)
+    (again,) = questions(home.step(SPILL_PATIENCE_S / 2))
+    assert HOME in again.avoid
+    home.it.message(EAST, m.PlaceAnswer(again.request, [[WEST, 1]], [], 0, 0, ""), home.now)
+    effects = home.step()
+    if kind == "actor":
+        assert PlaceRequest(WEST, "a", {"kind": "local"}) in effects and not home.local.requests
+    else:
+        assert wants(effects) == [(WEST, 1)] and home.shares() == {WEST: 1}
+
+
 def test_who_was_wrong_about_this_node_is_told_its_row_with_the_answer():
     home = Home()
     home.want(2)

@@ -130,6 +130,17 @@ class Member:
         """Its endpoint refuses connections."""
         self.suspected_nodes.add(node)
         self._ports.gcs.peer_closed(node, True)
+        self._end_if_unknown()
+
+    def _end_if_unknown(self) -> None:
+        """End if all nodes that this one knows have ended, and it has no part in the control store.
+
+        The node has just joined: the one that admitted it ended before any other was known here.  The others may
+        have its row.  But they cannot reach it, because only nodes that it knows may dial it.
+        """
+        known = self._cluster.peers.keys()
+        if known and known <= self.suspected_nodes and self.me not in self._ports.gcs.config.involved:
+            self._ports.gcs.fenced("all nodes that it knew have ended, and it has no part in the control store")
 
     def revoked(self, node: bytes) -> None:
         """Take keys off the lists only for nodes that are dead or left in the nodes table."""

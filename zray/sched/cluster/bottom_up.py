@@ -248,6 +248,8 @@ class BottomUpScheduler:
                 self.spillback.granted(self.home, effect.owner, effect.key, effect.lease, now)
             elif self._jobs_of_requests.pop(effect.token, None) is not None:
                 self.spillback.placed(effect.token, self.home, now)
+        elif type(effect) is Status and effect.cause == Cause.RESOURCES_BUSY:
+            self.spillback.busy_at_home(effect.owner, effect.key, now, effect.token)
 
     def _perform(self, effects: list[Effect], now: float) -> bool:
         """Perform the effects of Spillback and PlacementClient; False when nothing on this node changed."""

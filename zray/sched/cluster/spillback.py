@@ -200,6 +200,13 @@ class Spillback:
         else:
             self._withdraw_and_avoid(entry, node, now)
 
+    def busy_at_home(self, owner: bytes, key: int, now: float, token: Any = None) -> None:
+        """Home cannot grant now.  Its share of a global scheduler, which took home for free, is placed again."""
+        entry = self._find(owner, key, token)
+        share = entry.shares.get(self.home) if entry is not None else None
+        if entry is not None and share is not None and share.want and not share.queued:
+            self._withdraw_and_avoid(entry, self.home, now)
+
     def placed(self, token: Any, node: bytes, now: float) -> bool:
         """The node holds request ``token``.  False when the request is no longer wanted there: give it back."""
         entry = self.requests.get(token)

@@ -45,7 +45,7 @@ def test_at_most_one_worker_is_on_its_way_out_and_nobody_ends_while_there_is_roo
         del alive[verdict.worker]
 
     monitor = MemoryMonitor(0.25, 0.95, False, MemoryPorts(
-        lambda: Reading(used, 100, "x"), lambda pid: 1 << 20, lambda: list(alive.values()), lambda held: None,
+        lambda: [Reading(used, 100, "x")], lambda pid: 1 << 20, lambda: list(alive.values()), lambda held: None,
         lambda: 1 << 40, end))
     gone = set()
     for seconds, percent, goes in events:

@@ -27,10 +27,10 @@ class Monitored:
     """A monitor, and what it ended."""
 
     def __init__(self, pause_s=0.25, threshold=0.95, enforced=False):
-        self.reading, self.held, self.workers, self.ended, self.charged = EMPTY, {}, [], [], {}
+        self.reading, self.others, self.held, self.workers, self.ended, self.charged = EMPTY, [], {}, [], [], {}
         self.monitor = MemoryMonitor(pause_s, threshold, enforced, MemoryPorts(
-            lambda: self.reading, lambda pid: self.held.get(pid, 0), lambda: self.workers, self.charged.update,
-            lambda: 10 * GIB, self._end))
+            lambda: [self.reading, *self.others], lambda pid: self.held.get(pid, 0), lambda: self.workers,
+            self.charged.update, lambda: 10 * GIB, self._end))
 
     def _end(self, verdict):
         self.ended.append(verdict)
@@ -72,6 +72,14 @@ def test_it_looks_less_often_while_much_room_is_left(reading, pause):
     found.pass_time(0.0)
     found.pass_time(0.25)
     assert found.monitor.next_deadline() == 0.25 + pause
+
+
+def test_a_small_limit_with_little_room_is_looked_at_often_though_more_of_a_large_one_is_in_use():
+    found = Monitored()
+    found.reading, found.others = Reading(100 * GIB, 400 * GIB, "the machine"), [Reading(GIB // 8, GIB, "a group")]
+    found.pass_time(0.0)
+    found.pass_time(0.25)
+    assert found.monitor.next_deadline() == 0.25 + 0.25
 
 
 # ---------------------------------------------------------------- whom it ends

@@ -32,7 +32,11 @@ def write(path, text):
 
 
 def read(root):
-    return MemoryGauge(list, root=root).read()
+    return nearest(MemoryGauge(list, root=root))
+
+
+def nearest(gauge):
+    return max(gauge.read(), key=lambda reading: reading.share)
 
 
 def test_without_a_control_group_the_machine_is_the_limit(tmp_path):
@@ -82,7 +86,7 @@ def test_a_limit_of_the_workers_of_a_node_counts_what_only_they_hold(tmp_path):
         write(tmp_path / f"proc/{pid}/statm", f"9999 {resident} 100 1 0 1 0\n")
     files = MemoryGauge(lambda: [7, 8, 9], 3000 * page, root)
     assert files.held(7) == 900 * page and files.held(9) == 0
-    assert files.read() == Reading(2800 * page, 3000 * page, "memory_limit_bytes of the workers of this node")
+    assert nearest(files) == Reading(2800 * page, 3000 * page, "memory_limit_bytes of the workers of this node")
 
 
 def test_children_of_a_worker_count_and_pages_that_they_share_count_once(tmp_path):
@@ -107,5 +111,6 @@ def test_a_real_child_counts():
 
 def test_this_machine_reads():
     files = MemoryGauge(list)
-    assert 0 < files.read().used < files.read().limit <= memory_bytes() * 2**20
+    assert all(0 < reading.used < reading.limit for reading in files.read())
+    assert min(reading.limit for reading in files.read()) <= memory_bytes() * 2**20
     assert files.held(os.getpid()) > 1 << 20

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import importlib
 import inspect
 import re
@@ -81,7 +82,7 @@ def lacks(module: str, name: str, signature: str | None) -> str:
                 thing = inspect.getattr_static(thing, part) if isinstance(thing, type) else getattr(thing, part)
         except AttributeError:
             return "the name"
-    if signature is None:
+    if signature is None or isinstance(thing, enum.EnumType):  # how to make one is Python's, and differs by version
         return ""
     taken = parameters(getattr(thing, "__func__", thing))
     if taken is None or "**" in {kind for _, kind in taken}:

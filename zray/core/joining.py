@@ -57,12 +57,15 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     return runtime
 
 
-def for_worker(spec: dict[str, Any]) -> Runtime:
-    """The Runtime of a worker process, from the specification that the zygote passed on (docs/internals.md)."""
+def for_worker(spec: dict[str, Any], config: Config | None = None) -> Runtime:
+    """The Runtime of a worker process, from the specification that the zygote passed on (docs/internals.md).
+
+    ``config``: that of the specification, if it was loaded already.
+    """
     incarnation = spec["worker_id"][:ids.INCARNATION_SIZE]
     endpoint = f"ipc://{spec['session_dir']}/w-{incarnation.hex()}.sock"
     runtime = Runtime("worker", incarnation, spec["node"], spec["node_endpoint"], endpoint, 0,
-                      Config.load(spec.get("config")))
+                      config or Config.load(spec.get("config")))
     runtime.process.node_info = spec.get("node_info") or {}
     runtime.process.worker_id = spec["worker_id"]
     runtime.attach_store({**spec["store"], "slot": spec["slot"]})

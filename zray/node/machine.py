@@ -16,7 +16,7 @@ with a step of the scheduler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -83,7 +83,7 @@ class NodePorts(Ports):
     epoch_s: float  # the time of day when the clock of this machine was 0, in seconds since 1970
     logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
     checkpoints: Files  # files of checkpoints
-    read_memory: Callable[[], Reading]
+    read_memory: Callable[[], Sequence[Reading]]
     memory_of: Callable[[int], int]  # bytes that only this process holds
 
 

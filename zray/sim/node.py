@@ -149,7 +149,7 @@ class SimNode(Process):
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
                 free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs,
                 checkpoints=self.files,
-                read_memory=lambda: Reading(self.memory_used, MEMORY_BYTES, "simulated"),
+                read_memory=lambda: [Reading(self.memory_used, MEMORY_BYTES, "simulated")],
                 memory_of=lambda pid: MEMORY_BYTES // 8))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())
         self.ready = True

@@ -10,9 +10,12 @@ import sys
 import time
 from typing import Any, NoReturn
 
+from zray.base.config import Config
+from zray.core.joining import for_worker
 from zray.environments import spec
 from zray.store.segment import HOOK_MARK
-from zray.wire.messages import ActorInit, JobSettings, WorkerReady
+from zray.transport.sockets import Limits
+from zray.wire.messages import ActorInit, Hello, HelloAck, JobSettings, WorkerReady
 from zray.worker import equipment, process
 from zray.worker.actors.ends import run_exit_handlers
 from zray.worker.executor import TaskExecutor
@@ -28,10 +31,8 @@ HOOK_RETRY_S = 10.0
 class WorkerProcess:
     """The worker process: its Runtime, its TaskExecutor, its surroundings."""
 
-    def __init__(self, start: dict[str, Any]):
-        from zray.core.joining import for_worker
-
-        self.rt = for_worker(start)
+    def __init__(self, start: dict[str, Any], config: Config | None):
+        self.rt = for_worker(start, config)
         self.executor = TaskExecutor(self.rt, self)
         info = start.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
@@ -144,11 +145,21 @@ class WorkerProcess:
         refs.wake.armed = False
 
 
-def run(start: dict[str, Any]) -> None:
+def rehearse(base: dict[str, Any]) -> Config:
+    """In the zygote: make what all workers would make alike, so that they share its memory.
+
+    ``base`` are the common settings of the workers; returns their Config, for :func:`run`.  A record compiles its
+    constructor at the first call (zray.base.named_tuples).
+    """
+    Limits(), Hello(0, "", "", 0, 0, "", []), HelloAck(0, "", [], ""), WorkerReady(0)
+    return Config.load(base.get("config"))
+
+
+def run(start: dict[str, Any], config: Config | None = None) -> None:
     """Serve until the node, the job or the last task ends the process; does not return."""
     try:
         faulthandler.enable()
-        worker = WorkerProcess(start)
+        worker = WorkerProcess(start, config)
         worker.run()
         worker.end(0)
     except BaseException:

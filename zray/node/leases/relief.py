@@ -6,7 +6,7 @@ reason and the memory that its task should ask for (WorkerDied); an actor restar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from zray.base.config import Config
 from zray.base.ports import Ports
@@ -35,7 +35,7 @@ class ReliefPorts(Ports):
     actors: ActorTable
     foreign: ForeignActors
     events: TaskEventLog
-    read: Callable[[], Reading]
+    read: Callable[[], Sequence[Reading]]
     held: Callable[[int], int]  # bytes that only this process holds
 
 

@@ -1,7 +1,7 @@
 """Which worker ends when memory runs out, before the kernel chooses a process.  Pure.
 
-    the reading stays below the threshold      nothing; look again after a pause that depends on the room left
-    it is above                                end one worker, look again when that is gone, or after DYING_S
+    all readings are below the threshold       nothing; look again after a pause that depends on the least room left
+    one is above                               end one worker, look again when that is gone, or after DYING_S
     a worker holds more than its memory=       end it (only with the setting memory_enforced)
 
 The kernel would end the process that holds most: often a driver, or an actor with hours of state.  This monitor
@@ -84,7 +84,7 @@ def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
 class MemoryPorts(Ports):
     """Ports of the memory monitor."""
 
-    read: Callable[[], Reading]
+    read: Callable[[], Sequence[Reading]]  # one for each limit; the first counts when two are equal
     held: Callable[[int], int]  # bytes that only this process holds, 0 when it is gone
     candidates: Callable[[], Sequence[Candidate]]  # workers that are not about to end
     charge: Callable[[dict[bytes, int]], None]  # worker -> bytes that it holds: they are not free for others
@@ -121,10 +121,11 @@ class MemoryMonitor:
         if self._look_at is None or now < self._look_at:
             return
         candidates = self._ports.candidates()
-        reading = self._ports.read()
-        self._look_at = now + self._pause(reading)
+        readings = self._ports.read()
+        self._look_at = now + self._pause(readings)
         if self._enforced:
             candidates = self._hold_to_limits(candidates)
+        reading = max(readings, key=lambda reading: reading.share)
         if reading.share < self._threshold:
             return
         if self._dying and now < self._dying_until:
@@ -135,8 +136,9 @@ class MemoryMonitor:
             self._look_at = now + self._pause_s
             self._end(verdict)
 
-    def _pause(self, reading: Reading) -> float:
-        room = max(0.0, self._threshold * reading.limit - reading.used)
+    def _pause(self, readings: Sequence[Reading]) -> float:
+        """A small limit may be full before one that more of is in use."""
+        room = max(0.0, min(self._threshold * reading.limit - reading.used for reading in readings))
         return min(max(self._pause_s, PAUSE_LONGEST_S), max(self._pause_s, room / FILL_BYTES_S))
 
     def gone(self, worker: bytes) -> None:

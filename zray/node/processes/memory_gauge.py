@@ -18,14 +18,14 @@ class MemoryGauge:
         self._groups = memory_linux.limited_groups(root)
         self._page = os.sysconf("SC_PAGE_SIZE")
 
-    def read(self) -> Reading:
-        """The limit that is nearest."""
+    def read(self) -> list[Reading]:
+        """One for each limit: of the machine, of each control group, of the workers."""
         readings = [Reading(*memory_linux.machine(self._root), "memory of the machine")]
         readings += map(self._group, self._groups)
         if self._limit:
             held = sum(map(self.held, self._workers()))
             readings.append(Reading(held, self._limit, "memory_limit_bytes of the workers of this node"))
-        return max(readings, key=lambda reading: reading.share)
+        return readings
 
     def _group(self, group: memory_linux.MemoryGroup) -> Reading:
         used = group.used(precisely=False)

@@ -202,7 +202,8 @@ class Zygote:
         self.base: dict[str, Any] = {}
         self.workers: set[int] = set()  # that live; each leads a process group
         self.forks = int.from_bytes(os.urandom(4), "little")  # counts workers, for their seeds
-        self.run: Callable[[dict[str, Any]], Any] | None = None
+        self.run: Callable[[dict[str, Any], Any], Any] | None = None
+        self.config: Any = None  # of all workers
 
     def prepare(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -237,7 +238,9 @@ class Zygote:
                 more = self._receive(buffer)
             specs = []
             for message in _messages(buffer):
-                self.base = message.get("base", self.base)
+                if "base" in message:
+                    self.base = message["base"]
+                    self.config = sys.modules["zray.worker.main"].rehearse(self.base)
                 self.workers.update(message.get("began", ()))
                 self.workers.difference_update(message.get("ended", ()))
                 specs += message.get("spawn", ())
@@ -328,7 +331,7 @@ class Zygote:
             linux.name_process("zray-worker")
             gc.enable()
             assert self.run is not None
-            code = self.run(spec) or 0
+            code = self.run(spec, self.config) or 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         except BaseException:  # the last frame of the process: log the error that ended it

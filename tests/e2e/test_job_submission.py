@@ -242,6 +242,17 @@ def test_a_client_connects_again_after_its_process_was_killed(client):
     assert isinstance(client.list_jobs(), list)
 
 
+def test_the_end_of_its_process_during_a_question_is_an_error_that_says_so(client, monkeypatch):
+    client.list_jobs()
+    agent = client._agent
+    agent.kill()
+    agent.wait()
+    monkeypatch.setattr(agent, "poll", lambda: None)  # it lived a moment ago
+    with pytest.raises(RuntimeError, match=r"the connection to the cluster in .* broke \(its process ended with -9\)"):
+        client.list_jobs()
+    assert isinstance(client.list_jobs(), list)
+
+
 def test_rows_are_bounded_and_the_oldest_ended_leave_first(cluster, monkeypatch):
     from zray.job_submission import table
 

@@ -14,7 +14,6 @@ alive.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -519,7 +518,9 @@ class ActorHandle(Generic[T]):
 
     def _no_such_method(self, name: str) -> str:
         about = self._about
-        close = difflib.get_close_matches(name, about.methods, n=1)
+        from difflib import get_close_matches  # for errors alone
+
+        close = get_close_matches(name, about.methods, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"'{about.class_name}' actor has no method {name!r}{hint}"
 

@@ -139,14 +139,15 @@ class JobSubmissionClient:
                 agent.stdin.write(line + "\n")
                 agent.stdin.flush()
                 answer = agent.stdout.readline()
+            except BrokenPipeError:
+                answer = ""
             except BaseException:  # also KeyboardInterrupt: the answer would be taken for that to the next question
                 self._drop()
                 raise
             if not answer:
-                code = agent.wait()
                 self._drop()
                 raise RuntimeError(f"the connection to the cluster in {self._address} broke (its process ended with "
-                                   f"{code}): does the node still run?")
+                                   f"{agent.returncode}): does the node still run?")
             found = json.loads(answer)
             if found.get("last"):
                 self._drop()

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable
 
 from zray.base import os_linux
@@ -294,7 +293,8 @@ def _close_hole(stream: OutputFile) -> None:
         with open(stream.path, "rb") as source, open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as to:
             source.seek(stream.dropped)
             to.write(b"(the first %d bytes were dropped)\n" % stream.dropped)
-            shutil.copyfileobj(source, to, READ_BYTES_MAX)
+            while piece := source.read(READ_BYTES_MAX):
+                to.write(piece)
         os.replace(temporary, stream.path)
     except OSError:  # a full disk: the file stays as it is
         with contextlib.suppress(OSError):

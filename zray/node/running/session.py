@@ -16,9 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import stat
-import tempfile
 import time
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -42,7 +40,7 @@ class SessionError(RuntimeError):
 
 def tmp_dir() -> str:
     """The directory in ZRAY_TMPDIR, RAY_TMPDIR or TMPDIR, else /tmp."""
-    return os.environ.get("ZRAY_TMPDIR") or os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return os.environ.get("ZRAY_TMPDIR") or os.environ.get("RAY_TMPDIR") or os_linux.temporary_directory()
 
 
 def resume_dir() -> str:
@@ -118,7 +116,7 @@ def _private(path: str) -> None:
 
 def remove(session_dir: str) -> None:
     """Delete all of it, and a ``latest`` that names it."""
-    shutil.rmtree(session_dir, ignore_errors=True)
+    os_linux.remove_tree(session_dir)
     _forget_latest(session_dir)
 
 
@@ -155,7 +153,7 @@ def sweep_logs(sessions_max: int, kept_s: float) -> None:
     for position, path in enumerate(ended_sessions()):
         with contextlib.suppress(OSError):
             if position >= sessions_max or now - os.stat(path).st_mtime > kept_s:
-                shutil.rmtree(path, ignore_errors=True)
+                os_linux.remove_tree(path)
 
 
 def _forget_latest(session_dir: str) -> None:

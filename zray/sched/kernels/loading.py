@@ -15,10 +15,8 @@ compiled without.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
@@ -26,6 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from zray.base.os_linux import remove_tree, temporary_directory
 from zray.base.ports import Ports
 from zray.sched.kernels import plain
 
@@ -90,7 +89,7 @@ def _load(base: str | None) -> Kernels:
         try:
             return _import_kernels(str(directory), "")
         except Exception as error:  # unpickling a damaged file may raise any error; the kernels work without the cache
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(str(directory))
             why = f"the cache in {directory} failed ({type(error).__name__}: {error}) and was deleted"
     return _import_kernels("", why)
 
@@ -168,7 +167,7 @@ def _candidates(base: str | None) -> list[Path]:
     places = [Path(user_cache) / "zray"] if os.path.isabs(user_cache) else []
     if base:
         places.append(Path(base) / "kernels")
-    places.append(Path(tempfile.gettempdir()) / f"zray-{os.geteuid()}" / "kernels")
+    places.append(Path(temporary_directory()) / f"zray-{os.geteuid()}" / "kernels")
     return places
 
 
@@ -189,7 +188,7 @@ def _private(path: Path) -> Path:
         if state.st_uid != os.geteuid():
             raise PermissionError(f"{path} belongs to user {state.st_uid}") from None
         if stat.S_IMODE(state.st_mode) & 0o022:  # another user could have put files there
-            shutil.rmtree(path)
+            remove_tree(str(path))
             path.mkdir(mode=0o700)
         elif stat.S_IMODE(state.st_mode) != 0o700:
             path.chmod(0o700)

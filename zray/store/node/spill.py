@@ -8,12 +8,13 @@ goes through fsspec; local files do not need it.
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+from zray.base.os_linux import remove_tree
 
 _HEAD = struct.Struct("<4sIQQ")
 _MAGIC = b"ZSP1"
@@ -50,7 +51,7 @@ class LocalFiles:
             pass
 
     def close(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_tree(self.directory)
 
     def _path(self, key: int) -> str:
         return os.path.join(self.directory, f"{key}.obj")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from tests.fakes.node_machine import NODE, FakeNames
+from tests.fakes.room import roomy
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.node.context import NodeContext
@@ -37,7 +38,7 @@ class Parts:
         self.names = FakeNames()
         self.jobs = JobTable()
         self.pool = WorkerPool(self._new_id, self.context.emit, keep=0, workers_max=8, idle_s=10.0,
-                         may_retire=lambda worker: True)
+                               room=roomy(), may_retire=lambda worker: True)
         self.scheduler = NodeScheduler(LocalScheduler({"CPU": cpus * 10_000}, node=NODE))
         self.environments = EnvironmentTable(self.context.emit, kept_bytes_max=1000, used=set)
         self.placements = Placements(self.context, self.scheduler, self.pool, self.environments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from tests.fakes.room import roomy
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.processes.pool import Kind, State, WorkerPool
 
@@ -24,7 +25,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.count = 0
         self.out = []
         self.pool = WorkerPool(self.new_id, self.out.append, keep=2, workers_max=6, idle_s=10.0,
-                         may_retire=lambda worker: True)
+                               room=roomy(), may_retire=lambda worker: True)
         self.waiting = {}
         self.using = {}
         self.served = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.room import roomy
 from zray.node.effects import Spawn
 from zray.node.processes.pool import HANGING_MAX, Kind, WorkerPool
 from zray.node.processes.starts import GOOD_START_S, HANGING_S, WINDOW_MIN, Starts
@@ -20,7 +21,7 @@ class StartingHost:
         self.out: list = []
         self.made = self.now = 0
         self.pool = WorkerPool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0,
-                         may_retire=lambda worker: True)
+                               room=roomy(), may_retire=lambda worker: True)
         self.starting: list[bytes] = []
         self.most = 0
 

@@ -54,6 +54,7 @@ from zray.node.processes.ended import EndedWorkers
 from zray.node.processes.local import LocalProcesses
 from zray.node.processes.memory import Reading
 from zray.node.processes.pool import WorkerPool
+from zray.node.processes.room import StartRoom
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import LocalScheduler
@@ -105,6 +106,7 @@ class NodeMachine:
         self.metrics = MetricTable(config.metric_series_max)
         self.pool = WorkerPool(
             ports.new_worker_id, context.emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s,
+            room=StartRoom(ports.read_memory, config.memory_share_max),
             may_retire=lambda worker: not self.actors.owns(worker.incarnation))
         self.environments = EnvironmentTable(
             context.emit, kept_bytes_max=config.environments_kept_bytes_max, used=self._used_setups)

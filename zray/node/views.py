@@ -394,8 +394,9 @@ def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
         return {"error": "explain takes a key or an actor"}
     waiting = [p for p in viewed.placements.values() if p.owner == peer and p.key == key and p.worker is None]
     if waiting:
-        cause = Cause.WORKER_LIMIT if viewed.pool.at_limit() else Cause.WORKER_STARTING
-        return {"cause": int(cause), "detail": f"{len(waiting)} granted, their workers are not up yet"}
+        limit = viewed.pool.limit()
+        cause = Cause.WORKER_LIMIT if limit else Cause.WORKER_STARTING
+        return {"cause": int(cause), "detail": limit or f"{len(waiting)} granted, their workers are not up yet"}
     cause, detail = viewed.scheduler.explain(peer, key)
     return {"cause": int(cause), "detail": detail}
 

@@ -218,9 +218,8 @@ class Leases:
         if worker is not None:
             self._serve([(placement.lease, worker)])
         else:
-            limit = self._pool.at_limit()
-            self._why(placement, Cause.WORKER_LIMIT if limit else Cause.WORKER_STARTING,
-                      f"{self._pool.workers_max} workers, the setting workers_max" if limit else "")
+            limit = self._pool.limit()
+            self._why(placement, Cause.WORKER_LIMIT if limit else Cause.WORKER_STARTING, limit)
 
     def _kind(self, job: int, env: dict[str, Any], setup: str, assigned: dict[str, Any]) -> Kind:
         return Kind.of(job, spec.variables(env), assigned.get("gpu_ids", ()),

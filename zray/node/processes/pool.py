@@ -11,20 +11,22 @@ served only by workers that were started for it.
 
 A caller asks for a worker by :meth:`WorkerPool.take` with a token.  It gets an idle worker at once, or
 waits in order and is served by :meth:`WorkerPool.ready` or :meth:`WorkerPool.release` through the returned
-``(token, worker)`` pairs.  The pool starts as many processes as tokens wait, within ``workers_max``
-and within the start window (zray.node.processes.starts).
+``(token, worker)`` pairs.  The pool starts as many processes as tokens wait, within ``workers_max``,
+the start window (zray.node.processes.starts) and the memory (zray.node.processes.room).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import IntEnum
+from itertools import islice
 from typing import Any
 
 from zray.base import env_vars
 from zray.base.named_tuples import NamedTuple
 from zray.environments import setup as setups
 from zray.node.effects import Kill, Send, Spawn
+from zray.node.processes.room import StartRoom
 from zray.node.processes.starts import Starts
 from zray.wire.messages import JobOver, WorkerExit
 
@@ -133,7 +135,7 @@ class WorkerPool:
     """The worker processes of one node."""
 
     def __init__(self, new_id: Callable[[], bytes], emit: Callable[[Any], None], *, keep: int, workers_max: int,
-                 idle_s: float, may_retire: Callable[[WorkerRecord], bool]):
+                 idle_s: float, room: StartRoom, may_retire: Callable[[WorkerRecord], bool]):
         self._new_id = new_id
         self._emit = emit
         self.keep = keep  # idle workers that are never retired for being idle, and the number of workers started ahead
@@ -145,6 +147,7 @@ class WorkerPool:
         self._starting = 0
         self._starting_of: dict[Kind, int] = {}  # those of them that are started for a fresh kind
         self.starts = Starts()
+        self._room = room
         self._prestarts = 0  # of them still to come
         self._waiting: dict[Hashable, Kind] = {}  # in order of arrival
         self._plain: dict[Hashable, None] = {}  # tokens among them that any forked worker can serve
@@ -205,9 +208,11 @@ class WorkerPool:
     def waits(self, token: Hashable) -> bool:
         return token in self._waiting
 
-    def at_limit(self) -> bool:
-        """No further process may be started now."""
-        return len(self.workers) >= self.workers_max
+    def limit(self) -> str:
+        """For users: why no further process may be started now; '' when one may."""
+        if len(self.workers) >= self.workers_max:
+            return f"{self.workers_max} workers, the setting workers_max"
+        return self._room.why_short
 
     # ------------------------------------------------------------ life of a worker
 
@@ -335,8 +340,9 @@ class WorkerPool:
         if self._waiting:
             is_short = self._starting_plain() < len(self._plain) or len(self._plain) < len(self._waiting)
             late = (self._start_after if is_short else 0.0) or self.starts.next_deadline()
-            if late is not None:
-                due = late if due is None else min(due, late)
+            for when in (late, self._room.next_deadline() if is_short else None):
+                if when is not None:
+                    due = when if due is None else min(due, when)
         return due
 
     # ------------------------------------------------------------ inside
@@ -369,7 +375,7 @@ class WorkerPool:
         while missing > 0 and self._can_start(now):
             self._start(now)
             missing -= 1
-        if missing > 0 and self.at_limit():
+        if missing > 0 and self.limit():
             leaving = sum(1 for w in self.workers.values() if w.state is State.EXITING)
             while missing > leaving and self._idle_count:  # idle ones of other kinds give up their places
                 oldest = min((next(iter(idle.values())) for idle in self._idle.values()), key=lambda w: w.since)
@@ -400,7 +406,14 @@ class WorkerPool:
             self._start(now)
 
     def _can_start(self, now: float) -> bool:
-        return len(self.workers) < self.workers_max and now >= self._start_after and self.starts.may_start()
+        return (self._room.may_start(self._starting, self._lacks_workers, now) and self.starts.may_start()
+                and len(self.workers) < self.workers_max and now >= self._start_after)
+
+    def _lacks_workers(self) -> bool:
+        """Whether fewer than ``keep`` workers, or no worker, can go on: others may wait for work that needs one."""
+        at_work = (worker for worker in self.workers.values()
+                   if worker.state is not State.EXITING and not (worker.blocked or worker.hangs))
+        return sum(1 for _ in islice(at_work, max(self.keep, 1))) < max(self.keep, 1)
 
     def _start(self, now: float, kind: Kind | None = None) -> None:
         """A worker for any kind, or for the fresh ``kind`` alone."""
@@ -408,6 +421,7 @@ class WorkerPool:
         self.workers[worker.incarnation] = worker
         self._starting += 1
         self.starts.begun(worker.incarnation, now)
+        self._room.started(now)
         if kind is None:
             self._prestarts = max(0, self._prestarts - 1)
         else:

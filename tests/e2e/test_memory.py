@@ -84,6 +84,21 @@ def test_memory_of_a_task_is_a_limit_when_that_is_asked_for(fresh, gate, tmp_pat
     assert len(runs(tmp_path / "log")) == 2, "it is tried again as often as after a crash"
 
 
+def test_no_more_workers_start_than_the_memory_has_room_for(fresh, gate):
+    ray.init(num_cpus=1, _system_config={"memory_monitor_s": 0, "memory_limit_bytes": 200 * MIB})
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def stay():
+        gate.wait()
+        return os.getpid()
+
+    refs = [stay.remote() for _ in range(60)]
+    waits_because(refs[-1], "as many worker processes as it may", "in use (memory_limit_bytes")
+    assert len(ray.util.state.list_workers(limit=100)) < 50
+    gate.open()
+    assert len(set(ray.get(refs, timeout=60))) < 50, "the workers that became free served the rest"
+
+
 IN_A_GROUP = """
 import os, sys
 import zray as ray

@@ -249,9 +249,18 @@ class Leases:
                 # the recall came while the worker started: its owner did not know the lease yet
                 if self._ports.local.leases[lease].recalled:
                     self._context.send(placement.owner, m.LeaseRecall(lease))
+                self._others_wait(placement)
             elif not self._placed(placement, worker):
                 self._placements.free(placement)
                 self._serve(self._pool.release(worker, self._context.now))
+
+    def _others_wait(self, served: Placement) -> None:
+        """A grant of a key ends the wait that its owner knows of.  Say it again if others of that key go on waiting."""
+        if not (limit := self._pool.limit()):
+            return
+        same = (p for p in self._placements.values() if p.worker is None and p.owner == served.owner)
+        if other := next((p for p in same if p.key == served.key), None):
+            self._why(other, Cause.WORKER_LIMIT, limit)
 
     def _placed(self, placement: Placement, worker: WorkerRecord) -> bool:
         foreign = self._ports.foreign.actors.get(placement.actor)

@@ -426,3 +426,35 @@ def test_a_result_of_a_map_that_no_reference_has_is_held_until_the_map_is_droppe
     owner.submitter.maps.release(batch)
     holding.on_ask(NODE, m.AskHeld(NODE, 2, False, [oid], [], []))
     assert answers[-1].held == [] and not owner.submitter.maps.stored
+
+
+@pytest.mark.parametrize("retry_is_done", [False, True])
+def test_a_lost_column_of_a_map_does_not_make_items_again_that_raised_in_it(retry_is_done):
+    """They run again anyway, or have run: a second run would count twice, and could overtake a newer attempt."""
+    owner, pushed = Owner(), []
+    owner.submitter.maps.columns = SimpleNamespace(pack_items=lambda items: (pushed.extend(items) or b"", None))
+    key = owner.submitter.key_for("k", {"CPU": 1}, {}, {}, "f")
+    owner.fn.run_ns = 1000
+    batch = MapBatch(b"p" * 16, 1, owner.fn, key, list("abcdef"), False, 3)
+    batch.retry_errors = True
+    owner.submitter.maps.submit(batch)
+    owner.submitter.pump()
+    owner.submitter.on_lease_grant(NODE, m.LeaseGrant(key.number, 7, WORKER, "ipc://worker", 5, {}))
+    lease = owner.submitter.leases[7]
+    places = iter([m.STORED, offset, 1000, 3, b"%d" % offset, NODE] for offset in range(100))
+    lost = next(places)
+
+    def answer(value, failures=()):
+        first, chunk = next(iter(lease.inflight.items()))
+        owner.submitter.maps.on_map_done(WORKER, m.MapDone(7, first, chunk.count, value, list(failures), 1000))
+
+    answer(lost, [[1, [m.FAILED, "task_error", b""]]])
+    assert pushed[:3] == ["a", "b", "c"]
+    while retry_is_done and batch.remaining:
+        answer(next(places))
+    assert owner.submitter.maps.column_lost(batch, lost, "its node died") is None
+    owner.submitter.pump()
+    while lease.inflight:
+        answer(next(places))
+    assert batch.remaining == 0 and sorted(pushed) == sorted("abcdef" + "abc"), "each of the column once more"
+    assert batch.attempts == {0: 1, 1: 1, 2: 1} and not batch.failures

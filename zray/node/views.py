@@ -401,10 +401,15 @@ def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return {"cause": int(cause), "detail": detail}
 
 
+def _received(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Nothing: a node reads in order, so the answer says that it has read what the process sent before."""
+    return {}
+
+
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
     "placement-groups": _groups,
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
-    "runtime-envs": _runtime_envs, "metrics": _metrics,
+    "runtime-envs": _runtime_envs, "metrics": _metrics, "received": _received,
 }

@@ -11,10 +11,11 @@ retry.  For that a map with columns in a store keeps its items, up to ``items_by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 
 from zray.base import ids
+from zray.base.named_tuples import NamedTuple
 from zray.owner.failures import crashed
 from zray.owner.lineage import ATTEMPTS, EVICTED, NO_RETRIES
 from zray.owner.ports import Columns
@@ -27,6 +28,18 @@ from zray.wire.messages.leases import UNKNOWN
 CHUNK_NS = 8_000_000  # run time of a chunk: long against a message, short against a hand-back
 CHUNK_ITEMS_MAX = 65_536
 CHUNKS_AHEAD = 2
+
+
+class MapColumn(NamedTuple):
+    """Results of items ``first .. first + size``; those in ``raised`` have none here: they failed, or run again."""
+
+    first: int
+    size: int
+    value: Any  # wire value of a list
+    raised: Container[int]
+
+    def has(self, index: int) -> bool:
+        return self.first <= index < self.first + self.size and index not in self.raised
 
 
 class MapBatch:
@@ -44,7 +57,7 @@ class MapBatch:
         self.items = items
         self.star = star
         self.count = self.remaining = len(items)
-        self.results: list[tuple[int, int, Any]] = []  # (first index, count, wire value of a list)
+        self.results: list[MapColumn] = []
         self.failures: dict[int, Any] = {}
         self.waiters: list[Callable[[Any], None]] | None = None
         self.entries: dict[int, Entry] = {}  # index -> Entry of an item with a reference of its own
@@ -204,7 +217,7 @@ class MapRuns:
             batch.extra["pins"] += batch_pins
             value = value[1]
         failed = {index + position: failure for position, failure in message.failures}
-        batch.results.append((index, count, value))
+        batch.results.append(MapColumn(index, count, value, failed.keys()))
         if type(value) is list and value[0] == STORED:
             self.stored.add(value[4])
         for i, failure in failed.items():
@@ -255,7 +268,7 @@ class MapRuns:
 
     def _keep_items(self, batch: MapBatch) -> None:
         """A map has ended: keep its items if some of its results may be lost."""
-        if not batch.retries or not any(type(value) is list for _, _, value in batch.results):
+        if not batch.retries or not any(type(column.value) is list for column in batch.results):
             batch.items = ()
             return
         if id(batch) not in self.kept:
@@ -274,25 +287,27 @@ class MapRuns:
 
         None: its items have run again, or will; wait for the map.  Else the failure for that reader.
         """
-        at = next((i for i, column in enumerate(batch.results) if same_place(column[2], value)), None)
+        at = next((i for i, column in enumerate(batch.results) if same_place(column.value, value)), None)
         if at is None:
             return None
-        first, count, _ = batch.results[at]
-        oid = ids.return_id(batch.task_id(first), 1)
-        indices = [index for index in range(first, first + count) if index not in batch.failures]
+        column = batch.results[at]
+        oid = ids.return_id(batch.task_id(column.first), 1)
+        indices = [index for index in range(column.first, column.first + column.size)
+                   if column.has(index) and index not in batch.failures]
         attempt = max((batch.attempts.get(index, 0) for index in indices), default=0)
-        if batch.retries == 0:
+        if indices and batch.retries == 0:
             return never_made(oid, NO_RETRIES, reason)
-        if 0 < batch.retries <= attempt:
+        if indices and 0 < batch.retries <= attempt:
             return never_made(oid, ATTEMPTS, reason)
-        if not batch.items:
+        if indices and not batch.items:
             return never_made(oid, EVICTED, reason)
         del batch.results[at]
         self.stored.discard(value[4])
         self.refs.free_stored(oid, value, True)
-        if batch.remaining == 0 and self.kept.pop(id(batch), None) is not None:
+        if indices and batch.remaining == 0 and self.kept.pop(id(batch), None) is not None:
             self.items_bytes -= batch.packed  # it is unfinished, and needs its items
         batch.remaining += len(indices)
+        self.submitter.retried += len(indices)
         for index in indices:
             batch.attempts[index] = attempt + 1
         while indices:
@@ -300,7 +315,6 @@ class MapRuns:
             while indices and indices[-1] == start - 1:
                 start = indices.pop()
             batch.key.queue.appendleft(MapChunk(batch, start, stop + 1 - start, attempt + 1))
-        self.submitter.retried += count
         self.submitter.touch(batch.key)
         return None
 
@@ -399,10 +413,9 @@ class MapRuns:
         entry.task = batch
         batch.entries[index] = entry
         if index not in batch.attempts or not self._pending(batch, index):
-            for first, count, value in reversed(batch.results):  # of a retried item the last result counts
-                if first <= index < first + count:
-                    self._give(batch, index, value, index - first)
-                    break
+            column = next((column for column in reversed(batch.results) if column.has(index)), None)
+            if column is not None:
+                self._give(batch, index, column.value, index - column.first)
         return entry
 
     def cancel(self, batch: MapBatch, index: int, recursive: bool) -> None:
@@ -455,7 +468,7 @@ class MapRuns:
         if batch.refs or batch.entries:
             return
         self._forget_items(batch)
-        for first, _, value in batch.results:
+        for first, _, value, _ in batch.results:
             if type(value) is list and value[0] == STORED:
                 self.stored.discard(value[4])
                 self.refs.free_stored(batch.task_id(first), value, True)

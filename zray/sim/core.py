@@ -360,7 +360,7 @@ class Core(Process):
     def see_map(self, batch: MapBatch) -> bool:
         """Test all values of a map that has ended.  False: some were lost, and are made again."""
         values: dict[int, Any] = {}
-        for first, count, column in sorted(batch.results, key=lambda each: each[0]):
+        for first, count, column, _ in sorted(batch.results, key=lambda each: each.first):
             try:
                 found = msgpack.unpackb(column if type(column) is bytes else self.read_stored(column))
             except Lost:

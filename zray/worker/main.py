@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -11,6 +12,7 @@ import time
 from typing import Any, NoReturn
 
 from zray.base.config import Config
+from zray.base.errors import RayError
 from zray.core.joining import for_worker
 from zray.environments import spec
 from zray.store.segment import HOOK_MARK
@@ -122,6 +124,8 @@ class WorkerProcess:
         with self.rt.loop.lock:
             self.rt.flush_metrics()
             executor.events.flush()
+        with contextlib.suppress(RayError):  # the node reads in order: with this it has read the last report
+            self.rt.query("received", EXIT_DRAIN_S)
         if executor.release is not None:
             self.rt.loop.wait(executor.release, time.monotonic() + EXIT_DRAIN_S)
         self.rt.drain(EXIT_DRAIN_S)

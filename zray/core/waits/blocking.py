@@ -162,10 +162,10 @@ class Waits:
 
     def _columns(self, batch: MapBatch) -> list[tuple[int, int, list[Any]]] | None:
         """The columns of an ended map, in order; None if some were lost, and are made again."""
-        order = sorted(batch.results, key=lambda column: column[0])
-        self.values.prefetch([value for _, _, value in order])
+        order = sorted(batch.results, key=lambda column: column.first)
+        self.values.prefetch([column.value for column in order])
         found = []
-        for first, n, value in order:
+        for first, n, value, _ in order:
             try:
                 found.append((first, n, loads(self.values.payload(value))))
             except errors.ObjectLostError as lost:

@@ -25,6 +25,7 @@ class RuntimeEnvConfig(dict[str, Any]):
         spec.check_config(self)
 
     def to_dict(self) -> dict[str, Any]:
+        """The configuration as a dict."""
         return dict(self)
 
     def __reduce__(self):
@@ -57,18 +58,23 @@ class RuntimeEnv(dict[str, Any]):
         return self.get("working_dir", "")
 
     def has_working_dir(self) -> bool:
+        """Whether it has a working_dir."""
         return "working_dir" in self
 
     def py_modules(self) -> list[Any]:
+        """Its py_modules; [] for none."""
         return list(self.get("py_modules", ()))
 
     def py_executable(self) -> str | None:
+        """Its py_executable; None for that of the node."""
         return self.get("py_executable")
 
     def env_vars(self) -> dict[str, str]:
+        """Its env_vars; {} for none."""
         return self.get("env_vars", {})
 
     def has_pip(self) -> bool:
+        """Whether it installs packages by pip."""
         return bool(self.get("pip"))
 
     def pip_config(self) -> dict[str, Any]:
@@ -76,6 +82,7 @@ class RuntimeEnv(dict[str, Any]):
         return spec.normal({"pip": self["pip"]})["pip"] if self.has_pip() else {}
 
     def has_uv(self) -> bool:
+        """Whether it installs packages by uv."""
         return bool(self.get("uv"))
 
     def uv_config(self) -> dict[str, Any]:
@@ -83,6 +90,7 @@ class RuntimeEnv(dict[str, Any]):
         return spec.normal({"uv": self["uv"]})["uv"] if self.has_uv() else {}
 
     def to_dict(self) -> dict[str, Any]:
+        """The environment as a dict."""
         return dict(self)
 
     def serialize(self) -> str:

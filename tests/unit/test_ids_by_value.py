@@ -28,6 +28,14 @@ def test_hex_digits_in_place_of_bytes_are_a_type_error_that_says_how(cls):
         cls("05" * 28)
 
 
+@pytest.mark.parametrize("cls", [*CLASSES, zray.ObjectRef])
+def test_an_id_is_made_from_its_bytes_or_hex_digits_and_has_a_width(cls):
+    raw = bytes(range(cls.size()))
+    for made in (cls(raw), cls.from_binary(raw), cls.from_hex(raw.hex())):
+        assert (made.binary(), made.hex(), made.is_nil()) == (raw, raw.hex(), False) and made == cls(raw)
+    assert cls.nil().is_nil() and cls.nil().hex() == "ff" * cls.size() and cls.from_random() != cls.from_random()
+
+
 @pytest.mark.parametrize("raw", [b"", b"\x05" * 27, b"\x05" * 29])
 def test_a_reference_from_an_id_of_another_length_is_refused(raw):
     with pytest.raises(ValueError, match=f"needs to have length 28, got {len(raw)}"):

@@ -63,9 +63,11 @@ class ClusterNode:
 
     @property
     def unique_id(self) -> str:
+        """The id of the node in hex digits."""
         return self.node_id
 
     def alive(self) -> bool:
+        """Whether its daemon runs."""
         return self.handle.session.alive()
 
     def remaining_processes_alive(self) -> bool:
@@ -129,6 +131,7 @@ class Cluster:
         raise RuntimeError("no node of the cluster is alive")
 
     def list_all_nodes(self) -> list[ClusterNode]:
+        """The head node first."""
         return [*([self.head_node] if self.head_node else []), *self.worker_nodes]
 
     def add_node(self, wait: bool = True, **args: Any) -> ClusterNode:

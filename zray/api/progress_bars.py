@@ -48,17 +48,21 @@ class tqdm:
 
     @property
     def n(self) -> int:
+        """How far it is."""
         return self._n
 
     @property
     def total(self) -> int | None:
+        """Where it ends; None when nobody knows."""
         return self._total
 
     def set_description(self, desc: str) -> None:
+        """Change the text before the bar."""
         self._desc = desc
         self._show()
 
     def update(self, n: int = 1) -> None:
+        """Go on by ``n``."""
         self._n += n
         self._show(now=self._n == self._total)
 
@@ -67,6 +71,7 @@ class tqdm:
         self._show(now=True)
 
     def close(self) -> None:
+        """The bar has ended: it stays as it is."""
         if not self._closed:
             self._closed = True
             self._show(now=True)
@@ -158,6 +163,7 @@ class BarManager:
                 bar.clear()
 
     def unhide_bars(self) -> None:
+        """Show the bars again after other output."""
         with self._lock, contextlib.suppress(*_BROKEN):
             for bar in self._bars.values():
                 bar.refresh()

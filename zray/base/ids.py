@@ -135,7 +135,7 @@ def checked(name: str, raw: bytes, size: int) -> bytes:
 
 
 class BaseID:
-    """A fixed-width identifier with ``hex() binary() from_hex() nil() is_nil() from_random()``."""
+    """A fixed-width identifier."""
 
     SIZE: ClassVar[int] = 0
     __slots__ = ("_raw",)
@@ -144,15 +144,23 @@ class BaseID:
         self._raw = checked(type(self).__name__, raw, self.SIZE)
 
     @classmethod
+    def from_binary(cls, binary: bytes) -> Self:
+        """The id with these bytes.  ValueError for another number of them."""
+        return cls(binary)
+
+    @classmethod
     def from_hex(cls, hex_id: str) -> Self:
+        """The id with these hex digits.  ValueError for other text."""
         return cls(bytes.fromhex(hex_id))
 
     @classmethod
     def from_random(cls) -> Self:
+        """An id that nothing has."""
         return cls(random_bytes(cls.SIZE))
 
     @classmethod
     def nil(cls) -> Self:
+        """The id of nothing: all ones."""
         return cls(b"\xff" * cls.SIZE)
 
     @classmethod
@@ -161,12 +169,15 @@ class BaseID:
         return cls.SIZE
 
     def is_nil(self) -> bool:
+        """Whether it is :meth:`nil`."""
         return self._raw == b"\xff" * self.SIZE
 
     def binary(self) -> bytes:
+        """Its bytes."""
         return self._raw
 
     def hex(self) -> str:
+        """Its hex digits."""
         return self._raw.hex()
 
     def __eq__(self, other: object) -> bool:
@@ -186,44 +197,59 @@ _Number = int  # the name int is a method of JobID
 
 
 class JobID(BaseID):
+    """Of a job: what one driver started."""
+
     SIZE = JOB_SIZE
     __slots__ = ()
 
     @classmethod
     def from_int(cls, value: _Number) -> JobID:
+        """The id of the job with this number."""
         return cls(value.to_bytes(JOB_SIZE, "big"))
 
     def int(self) -> _Number:
+        """The number of the job."""
         return _Number.from_bytes(self._raw, "big")
 
 
 class ActorID(BaseID):
+    """Of an actor; it begins with the job that made it."""
+
     SIZE = ACTOR_SIZE
     __slots__ = ()
 
     @property
     def job_id(self) -> JobID:
+        """The job that made the actor."""
         return JobID(self._raw[:JOB_SIZE])
 
 
 class PlacementGroupID(BaseID):
+    """Of a placement group."""
+
     SIZE = PLACEMENT_GROUP_SIZE
     __slots__ = ()
 
 
 class TaskID(BaseID):
+    """Of a task; it begins with its job."""
+
     SIZE = TASK_SIZE
     __slots__ = ()
 
     def job_id(self) -> JobID:
+        """The job of the task."""
         return JobID(self._raw[:JOB_SIZE])
 
 
 class ObjectID(BaseID):
+    """Of an object; it begins with the task that makes it."""
+
     SIZE = OBJECT_SIZE
     __slots__ = ()
 
     def task_id(self) -> TaskID:
+        """The task that makes the object."""
         return TaskID(self._raw[:TASK_SIZE])
 
 
@@ -235,18 +261,26 @@ class UniqueID(BaseID):
 
 
 class FunctionID(UniqueID):
+    """Of a remote function."""
+
     __slots__ = ()
 
 
 class ActorClassID(UniqueID):
+    """Of the class of an actor."""
+
     __slots__ = ()
 
 
 class NodeID(UniqueID):
+    """Of a node of a cluster."""
+
     SIZE = NODE_SIZE
     __slots__ = ()
 
 
 class WorkerID(UniqueID):
+    """Of a worker process or a driver."""
+
     SIZE = WORKER_SIZE
     __slots__ = ()

@@ -54,6 +54,7 @@ class LoggingConfig:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> LoggingConfig:
+        """The configuration with these fields."""
         return cls(**d)
 
     def apply(self) -> None:

@@ -32,12 +32,15 @@ class RuntimeContext:
         return getattr(self._runtime.context, name, default)
 
     def get_job_id(self) -> str:
+        """The job of this driver, task or actor, in hex digits."""
         return JobID.from_int(self._runtime.job).hex()
 
     def get_node_id(self) -> str:
+        """The node that this process runs on, in hex digits."""
         return self._runtime.node_info.get("NodeID") or _padded(NodeID, self._runtime.node).hex()
 
     def get_worker_id(self) -> str:
+        """This process, in hex digits."""
         process = getattr(self._runtime, "process", None)  # local mode has none
         return (WorkerID(process.worker_id) if process else _padded(WorkerID, self._runtime.incarnation)).hex()
 
@@ -68,6 +71,7 @@ class RuntimeContext:
         return self._of_task("attempt", 0) or 0
 
     def get_actor_id(self) -> str | None:
+        """The actor that this thread runs, in hex digits; None outside of actors."""
         actor = self._of_task("actor")
         return ActorID(actor).hex() if actor else None
 
@@ -91,19 +95,23 @@ class RuntimeContext:
         return {**{kind: [] for kind in ACCELERATORS}, "GPU": [str(gpu) for gpu in gpus]}
 
     def get_runtime_env_string(self) -> str:
+        """The runtime environment as JSON."""
         import json
 
         return json.dumps(self.runtime_env)
 
     def get_session_name(self) -> str:
+        """The name of the session: that of its directory."""
         return os.path.basename(self.gcs_address)
 
     @property
     def runtime_env(self) -> dict[str, Any]:
+        """The runtime environment of this driver, task or actor."""
         return dict(self._runtime.env)
 
     @property
     def namespace(self) -> str:
+        """The namespace of named actors that belong to this job."""
         return getattr(self._runtime, "namespace", "") or ""
 
     @property
@@ -140,6 +148,7 @@ class RuntimeContext:
 
     @property
     def worker_mode(self) -> str:
+        """"driver" or "worker"."""
         return self._runtime.kind
 
     @property

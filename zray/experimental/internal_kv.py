@@ -30,6 +30,7 @@ def _internal_kv_get(key: Name, *, namespace: Name | None = None) -> bytes | Non
 
 
 def _internal_kv_exists(key: Name, *, namespace: Name | None = None) -> bool:
+    """Whether there is a value under this key."""
     name, space = _bytes(key), _text(namespace)
     return _ask("read", lambda kv, then: kv.kv_exists(name, space, then))
 

@@ -75,24 +75,39 @@ class ObjectRef(Generic[T]):
             _wake.call()
 
     def binary(self) -> bytes:
+        """Its id."""
         return self._oid
 
     def hex(self) -> str:
+        """Its id in 56 hex digits."""
         return self._oid.hex()
 
     def task_id(self) -> ids.TaskID:
+        """The task that makes the object; of ``put``, the one that stored it."""
         return ids.TaskID(self._oid[: ids.TASK_SIZE])
 
     def job_id(self) -> ids.JobID:
+        """The job of that task."""
         return ids.JobID(self._oid[: ids.JOB_SIZE])
 
     def is_nil(self) -> bool:
+        """Whether it is :meth:`nil`."""
         return self._oid == b"\xff" * ids.OBJECT_SIZE
 
     @classmethod
     def size(cls) -> int:
         """The width of its id in bytes."""
         return ids.OBJECT_SIZE
+
+    @classmethod
+    def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
+        """As ``ObjectRef(binary)``."""
+        return cls(binary)
+
+    @classmethod
+    def from_hex(cls, hex_id: str) -> ObjectRef[Any]:
+        """As ``ObjectRef(id)``, for the id in hex digits.  ValueError for other text."""
+        return cls(bytes.fromhex(hex_id))
 
     @classmethod
     def from_random(cls) -> ObjectRef[Any]:
@@ -114,6 +129,7 @@ class ObjectRef(Generic[T]):
 
     @classmethod
     def nil(cls) -> ObjectRef[Any]:
+        """A reference to nothing: its id is all ones."""
         from zray.owner.records import Entry
 
         return cls(b"\xff" * ids.OBJECT_SIZE, Entry(b"\xff" * ids.OBJECT_SIZE))
@@ -264,6 +280,7 @@ class ObjectRefGenerator(Generic[T]):
         return bool(self._stream.ready)
 
     def task_id(self) -> ids.TaskID:
+        """The task that yields them."""
         return ids.TaskID(self._stream.task.tid)
 
     def __repr__(self) -> str:

@@ -99,6 +99,7 @@ class RemoteFunction(Generic[P, R]):
 
     @property
     def function(self) -> Callable[P, R]:
+        """The function of the user."""
         return self._function
 
     @property
@@ -108,6 +109,7 @@ class RemoteFunction(Generic[P, R]):
 
     @property
     def is_generator(self) -> bool:
+        """Whether it yields its results."""
         return is_generator(self._function)
 
     def definition(self) -> tuple[bytes, bytes]:

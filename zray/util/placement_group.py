@@ -41,6 +41,7 @@ class PlacementGroup:
 
     @property
     def is_empty(self) -> bool:
+        """Whether it is the group of nothing."""
         return self.id.is_nil()
 
     def ready(self) -> ObjectRef[PlacementGroup]:
@@ -81,6 +82,7 @@ class PlacementGroup:
 
     @property
     def bundle_count(self) -> int:
+        """How many bundles it has."""
         return len(self.bundle_specs)
 
     def __eq__(self, other: object) -> bool:

@@ -51,9 +51,11 @@ class Queue:
         return self.size()
 
     def empty(self) -> bool:
+        """Whether nothing is in it, at the moment."""
         return self.size() == 0
 
     def full(self) -> bool:
+        """Whether it holds ``maxsize`` items, at the moment."""
         return 0 < self.maxsize <= self.size()
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:

@@ -39,6 +39,7 @@ class PlacementGroupSchedulingStrategy:
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
 
     def to_map(self) -> dict[str, Any]:
+        """As nodes read it."""
         if self.placement_group is None or self.placement_group.id.is_nil():
             return {}
         return {"kind": "group", "group": self.placement_group.id.binary(), "bundle": self.placement_group_bundle_index,
@@ -66,6 +67,7 @@ class NodeAffinitySchedulingStrategy:
             raise ValueError(f"node_id must be hex, as nodes() shows it, not {node_id!r}") from None
 
     def to_map(self) -> dict[str, Any]:
+        """As nodes read it."""
         return {"kind": "affinity", "node": bytes.fromhex(self.node_id), "soft": bool(self.soft)}
 
 
@@ -135,5 +137,6 @@ class NodeLabelSchedulingStrategy:
                 raise ValueError(f"{name} maps label names to In, NotIn, Exists or DoesNotExist, not {conditions!r}")
 
     def to_map(self) -> dict[str, Any]:
+        """As nodes read it."""
         return {"kind": "labels", "hard": {name: match.to_list() for name, match in self.hard.items()},
                 "soft": {name: match.to_list() for name, match in self.soft.items()}}

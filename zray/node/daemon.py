@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import sys
 import time
@@ -90,6 +91,7 @@ class Daemon:
         linux.name_process("zray-node")
         one_blas_thread()
         _import_shared()
+        gc.freeze()  # a collection writes to each object that it looks at: to a page of its own in daemon and zygote
         self.zygote = ZygoteLink.fork(self.soft_limit, os.path.join(session_dir, "logs", "node.log"))
         self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
         linux.set_niceness(self.niceness - DAEMON_PRIORITY)

@@ -65,7 +65,7 @@ SHELLS: dict[str, set[str]] = {
     "transport.curve": {"os", "socket", "zmq"},
     "transport.faults": {"random"},
     "transport.gate": {"os", "socket", "threading", "zmq"},
-    "transport.links": {"zmq"},
+    "transport.links": {"os", "zmq"},
     "transport.loop": {"os", "signal", "threading", "time"},
     "transport.mesh": {"zmq"},
     "transport.outbound": {"time", "zmq"},

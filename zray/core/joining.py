@@ -33,6 +33,11 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
         accepted.message = message
         runtime.loop.notify(accepted)
 
+    def on_node_lost() -> None:
+        if runtime.accepted is not None:
+            runtime.refused(node, "its daemon has ended")
+
+    runtime.when_node_lost(on_node_lost)
     with runtime.loop.lock:
         runtime.machine.take({m.DriverAccepted.CODE: on_accepted})
         config = {**config, "namespace": config.get("namespace") or f"anonymous-{incarnation.hex()}"}

@@ -11,6 +11,8 @@ ipc, by TCP), and through the connection to another process (``via``).
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -60,6 +62,7 @@ class ProcessLinks(Polling):
         self._records = self._peers.records
         self._tcp: TcpSide | None = None
         self.relaying = Relaying(incarnation, self.counters, self.limits.via_max, self._peers)
+        self._process = os.getpid()
         self._open(bind_endpoint)
 
     def _open(self, bind_endpoint: str | None) -> None:
@@ -226,6 +229,9 @@ class ProcessLinks(Polling):
         if self._tcp is not None:
             self._tcp.gate.join()
         self._close_pollers()
+        if self.endpoint.startswith("ipc://") and self._process == os.getpid():  # a fork's end leaves it to its parent
+            with contextlib.suppress(OSError):  # the node has removed it
+                os.unlink(self.endpoint.removeprefix("ipc://"))  # libzmq leaves it
 
 
 def try_send(put: Send, route: bytes, frame: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import Protocol
 from zray.base.ids import same_node
 from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
-from zray.gcs.replica.tables import ACTORS, GROUPS, PUT
+from zray.gcs.replica.tables import ACTORS, GROUPS, NODES, PUT
 from zray.sim.core import Core
 from zray.sim.node import MEMORY_BYTES, SimNode
 from zray.sim.observed import Observed
@@ -145,7 +145,11 @@ class Disasters:
         return any(call.op[0] == PUT and call.op[1].startswith((ACTORS, GROUPS)) for call in calls)
 
     def _is_suspect(self, node: SimNode) -> bool:
-        """Whether the deciding node has not heard it for so long that it may still be declared dead."""
+        """Whether the deciding node has not heard it for so long that it may still be declared dead, or writes that."""
+        row = NODES + node.incarnation
+        if any(call.op[1].startswith(row) for other in self.cluster.serving() if other is not node
+               for call in other.gcs.client.open_calls()):
+            return True
         heard = (other.gcs.control.membership.heard_at.get(node.incarnation) for other in self.cluster.serving())
         return any(at is not None and self.net.now - at > SUSPECT_S for at in heard)
 

@@ -7,7 +7,8 @@ interact, so keys are checked one by one (locality, same paper).  The search tri
 done, state) so that it is tried once (Lowe, "Testing for linearizability", 2017).
 
 An operation without an answer (its client may have died) returns at infinity: it may take effect at any time after its
-call, or never.
+call, or never.  The search places one only where no answered operation fits: most had no effect that anybody saw, and
+to try each of many first, at each place, takes exponential time.
 
 A model is a function ``step(state, operation) -> (state, result)`` over hashable states.  The cost grows with the
 number of operations that are open at once: use many keys and at most about eight clients.
@@ -80,29 +81,33 @@ def _longest_order(operations: list[Operation], step: Step, initial: Hashable) -
     wanted = sum(1 << i for i, operation in enumerate(operations) if operation.returned != UNANSWERED)
     done, state = 0, initial
     seen = {(done, state)}
-    undo: list[tuple[_Entry, Hashable]] = []
+    undo: list[tuple[_Entry, Hashable, bool]] = []
     longest: list[int] = []
-    entry = head.after
+    entry, unknown = head.after, False  # whether those without an answer are tried at this place
     while done & wanted != wanted:
         if entry is not None and entry.returns is not None:
             operation = operations[entry.index]
-            after, result = step(state, operation.action)
-            attempt = (done | 1 << entry.index, after)
-            if (operation.returned == UNANSWERED or result == operation.result) and attempt not in seen:
-                seen.add(attempt)
-                undo.append((entry, state))
-                done, state = attempt
-                _lift(entry)
-                if len(undo) > len(longest):
-                    longest = [lifted.index for lifted, _ in undo]
-                entry = head.after
-            else:
-                entry = entry.after
+            if (operation.returned == UNANSWERED) is unknown:
+                after, result = step(state, operation.action)
+                attempt = (done | 1 << entry.index, after)
+                if (unknown or result == operation.result) and attempt not in seen:
+                    seen.add(attempt)
+                    undo.append((entry, state, unknown))
+                    done, state = attempt
+                    _lift(entry)
+                    if len(undo) > len(longest):
+                        longest = [lifted.index for lifted, *_ in undo]
+                    entry, unknown = head.after, False
+                    continue
+            entry = entry.after
             continue
-        # The first return of an operation not yet placed, or the end: nothing may be placed after it, go back.
+        # The first return of an operation not yet placed, or the end: nothing may be placed after it.
+        if not unknown:
+            entry, unknown = head.after, True
+            continue
         if not undo:
             return tuple(operations[i] for i in longest)
-        entry, state = undo.pop()
+        entry, state, unknown = undo.pop()
         done &= ~(1 << entry.index)
         _unlift(entry)
         entry = entry.after

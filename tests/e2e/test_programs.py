@@ -131,7 +131,7 @@ def test_ray_prints_the_same(program, on_ray, session_root):
     expected = lines_of(program, program.printed.read_text(encoding="utf-8"))
     if program.name == "failures":
         rays, kept = cases(seen), cases(expected)
-        assert rays.keys() == kept.keys()
+        assert kept.keys() <= rays.keys(), "Ray's log of a retry may come in between, and looks like more cases"
         assert {name for name in kept if rays[name] != kept[name]} <= DEPENDS_ON_TIMING
     else:
         assert seen == expected

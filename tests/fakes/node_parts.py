@@ -38,7 +38,7 @@ class Parts:
         self.names = FakeNames()
         self.jobs = JobTable()
         self.pool = WorkerPool(self._new_id, self.context.emit, keep=0, workers_max=8, idle_s=10.0,
-                               room=roomy(), may_retire=lambda worker: True)
+                               room=roomy(), may_retire=lambda worker: True, is_over=lambda job: False)
         self.scheduler = NodeScheduler(LocalScheduler({"CPU": cpus * 10_000}, node=NODE))
         self.environments = EnvironmentTable(self.context.emit, kept_bytes_max=1000, used=set)
         self.placements = Placements(self.context, self.scheduler, self.pool, self.environments)

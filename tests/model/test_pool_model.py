@@ -25,7 +25,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.count = 0
         self.out = []
         self.pool = WorkerPool(self.new_id, self.out.append, keep=2, workers_max=6, idle_s=10.0,
-                               room=roomy(), may_retire=lambda worker: True)
+                               room=roomy(), may_retire=lambda worker: True, is_over=lambda job: False)
         self.waiting = {}
         self.using = {}
         self.served = {}

@@ -117,7 +117,7 @@ def pool():
     out = []
     numbers = iter(range(1, 1000))
     return WorkerPool(lambda: next(numbers).to_bytes(28, "little"), out.append, keep=0, workers_max=8,
-                      idle_s=10.0, room=roomy(), may_retire=lambda worker: True), out
+                      idle_s=10.0, room=roomy(), may_retire=lambda worker: True, is_over=lambda job: False), out
 
 
 def test_an_environment_that_no_process_starts_under_gets_a_worker_that_says_so():

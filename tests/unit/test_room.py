@@ -82,7 +82,8 @@ class Pool:
     def __init__(self, keep, share):
         self.memory, self.now, self.numbers = Memory(share), 0.0, count(1)
         self.pool = WorkerPool(lambda: next(self.numbers).to_bytes(28, "little"), lambda effect: None, keep=keep,
-                               workers_max=1000, idle_s=10.0, room=self.memory.room, may_retire=lambda worker: True)
+                               workers_max=1000, idle_s=10.0, room=self.memory.room,
+                               may_retire=lambda worker: True, is_over=lambda job: False)
 
     def take(self, number):
         worker = self.pool.take(KIND, number, self.now)

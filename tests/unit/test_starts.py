@@ -21,7 +21,7 @@ class StartingHost:
         self.out: list = []
         self.made = self.now = 0
         self.pool = WorkerPool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0,
-                               room=roomy(), may_retire=lambda worker: True)
+                               room=roomy(), may_retire=lambda worker: True, is_over=lambda job: False)
         self.starting: list[bytes] = []
         self.most = 0
 

@@ -107,7 +107,8 @@ class NodeMachine:
         self.pool = WorkerPool(
             ports.new_worker_id, context.emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s,
             room=StartRoom(ports.read_memory, config.memory_share_max),
-            may_retire=lambda worker: not self.actors.owns(worker.incarnation))
+            may_retire=lambda worker: not self.actors.owns(worker.incarnation),
+            is_over=lambda job: job not in self.jobs.jobs or self.jobs.jobs[job].is_over)
         self.environments = EnvironmentTable(
             context.emit, kept_bytes_max=config.environments_kept_bytes_max, used=self._used_setups)
         self.placements = Placements(context, self.scheduler, self.pool, self.environments)

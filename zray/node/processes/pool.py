@@ -135,7 +135,8 @@ class WorkerPool:
     """The worker processes of one node."""
 
     def __init__(self, new_id: Callable[[], bytes], emit: Callable[[Any], None], *, keep: int, workers_max: int,
-                 idle_s: float, room: StartRoom, may_retire: Callable[[WorkerRecord], bool]):
+                 idle_s: float, room: StartRoom, may_retire: Callable[[WorkerRecord], bool],
+                 is_over: Callable[[int], bool]):
         self._new_id = new_id
         self._emit = emit
         self.keep = keep  # idle workers that are never retired for being idle, and the number of workers started ahead
@@ -158,6 +159,7 @@ class WorkerPool:
         self._broken: dict[Kind, tuple[int, str, float]] = {}
         self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed -> deadline
         self.may_retire = may_retire  # for being idle
+        self._is_over = is_over  # whether the driver of that job has ended: its idle workers serve few others, or none
 
     # ------------------------------------------------------------ wants
 
@@ -319,10 +321,8 @@ class WorkerPool:
         for incarnation in self.starts.tick(now):
             self._give_up(self.workers[incarnation])
         self._start_needed(now)
-        if self._idle_count <= self.keep:
-            return
-        for worker in sorted((w for idle in self._idle.values() for w in idle.values()), key=lambda w: w.since):
-            if self._idle_count <= self.keep or worker.since + self.idle_s > now:
+        for worker in self._idle_too_many():
+            if worker.since + self.idle_s > now:
                 break
             if self.may_retire(worker):
                 self.retire(worker, "idle", now)
@@ -331,12 +331,23 @@ class WorkerPool:
                 worker.since = now
                 self._push_idle(worker)
 
+    def _idle_too_many(self) -> list[WorkerRecord]:
+        """Idle workers that are not kept, those that are idle for longest first."""
+        over = {kind for kind in self._idle if kind is not None and self._is_over(kind.job)}
+        excess = self._idle_count - self.keep
+        if not over and excess <= 0:
+            return []
+        idle = sorted((w for idle in self._idle.values() for w in idle.values()), key=lambda w: w.since)
+        return [w for place, w in enumerate(idle) if place < excess or w.kind in over]
+
     def next_deadline(self) -> float | None:
         """When tick has something to do, or None."""
         due = min(self._dismissed.values(), default=None)
-        if self._idle_count > self.keep:
-            retire = min([next(iter(idle.values())).since for idle in self._idle.values()]) + self.idle_s
-            due = retire if due is None else min(due, retire)
+        is_excess = self._idle_count > self.keep
+        first = min([next(iter(idle.values())).since for kind, idle in self._idle.items()
+                     if is_excess or kind is not None and self._is_over(kind.job)], default=None)
+        if first is not None:
+            due = first + self.idle_s if due is None else min(due, first + self.idle_s)
         if self._waiting:
             is_short = self._starting_plain() < len(self._plain) or len(self._plain) < len(self._waiting)
             late = (self._start_after if is_short else 0.0) or self.starts.next_deadline()

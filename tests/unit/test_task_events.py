@@ -102,3 +102,14 @@ def test_the_constructor_of_an_actor_and_its_calls_have_their_types():
     constructor = ["A.__init__", actor.ljust(24, b"\0"), 7, 1.0, 2.0, True, 0, 1, None, 0, ""]
     log.report(source(actor=actor), [constructor, event(1)], 0)
     assert [row["type"] for row in log.rows()] == ["ACTOR_TASK", "ACTOR_CREATION_TASK"]
+
+
+def test_what_a_worker_says_of_an_error_is_kept_as_it_is():
+    log = TaskEventLog(10)
+    odd = event(1, ok=False)
+    odd[8] = ["\udcff", "a path: /tmp/\udcff", {b"key": 1}]
+    assert log.report(source(), [odd[:8] + [odd[8][:2]] + odd[9:]], 0)
+    log.running[b"t" * 24, 0] = source(), [*event(2, end=0.0)[:8], odd[8], 5, ""]
+    log.worker_gone(WORKER, 3.0, "it wrote \udcff")
+    assert [row["error_message"] for row in log.rows()] == ["it wrote \udcff", "a path: /tmp/\udcff"]
+    assert len(log.timeline(0, 10)[1]) == 2

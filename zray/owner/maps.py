@@ -217,7 +217,7 @@ class MapRuns:
             batch.extra["pins"] += batch_pins
             value = value[1]
         failed = {index + position: failure for position, failure in message.failures}
-        batch.results.append(MapColumn(index, count, value, failed.keys()))
+        batch.results.append(MapColumn(index, count, value, frozenset(failed)))
         if type(value) is list and value[0] == STORED:
             self.stored.add(value[4])
         for i, failure in failed.items():

@@ -9,7 +9,7 @@ A failure is a report of an owner (zray.owner.failed_attempts): an attempt that 
 decision.  It may concern an attempt that has an event, and then says more: a worker that died
 cannot say why.
 
-Ended events are kept packed: a fifth of the memory, and nothing for the garbage collector to visit.
+Ended events are kept packed: less than half of the memory, and nothing for the garbage collector to visit.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class TaskEventLog:
         return {source.worker: event[EVENT_NAME] for source, event in self.running.values()}
 
     def _end(self, source: Source, event: list[Any]) -> None:
-        self.ended.append((source, msgpack.packb(event)))
+        self.ended.append((source, msgpack.packb(event, unicode_errors="surrogatepass")))
         self.seen += 1
 
     def worker_gone(self, worker: bytes, now_s: float = 0.0, why: str = "") -> str:
@@ -150,7 +150,7 @@ class TaskEventLog:
              "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job,
                       "pid": pid}}
             for source, packed in islice(self.ended, skip, skip + limit)
-            for name, task, pid, start_s, end_s, ok, attempt, count, *_ in [msgpack.unpackb(packed)]]
+            for name, task, pid, start_s, end_s, ok, attempt, count, *_ in [_unpacked(packed)]]
 
     def rows(self, blocked: Callable[[bytes], bool] = lambda worker: False, task: bytes = b"") -> Iterator[dict]:
         """Attempts that run or ended, the latest first; ``task``: of that task only.
@@ -164,7 +164,7 @@ class TaskEventLog:
         for source, packed in reversed(self.ended):
             if task not in packed:
                 continue
-            event = msgpack.unpackb(packed)
+            event = _unpacked(packed)
             if task and event[EVENT_TASK] != task:
                 continue
             row = self._row(source, event, "FINISHED" if event[EVENT_OK] else "FAILED")
@@ -195,6 +195,10 @@ class TaskEventLog:
         assert len(self.ended) <= min(self.seen, self.kept_max)
         assert len(self.failures) <= self.kept_max and len(self.parents) <= self.kept_max
         assert all(not event[EVENT_END] for _, event in self.running.values())
+
+
+def _unpacked(event: bytes) -> list[Any]:
+    return msgpack.unpackb(event, unicode_errors="surrogatepass", strict_map_key=False)  # whatever a worker has said
 
 
 def _trim(table: dict[Any, Any], kept_max: int) -> None:

@@ -159,6 +159,18 @@ def test_a_dead_client_leaves_nothing(service):
     assert OTHER not in replica.state.clients.sessions and not [c for c, _ in replica.publisher.watchers if c == OTHER]
 
 
+def test_a_fenced_client_can_write_in_no_shard(service):
+    fenced = []
+    service.replicas[1].on_message(OTHER, GcsRequest(1, 1, [tables.PUT, b"kv/x", b"v"]), 0)
+    service.client.fence([OTHER], lambda: fenced.append(True))
+    assert fenced == [True]
+    for replica in service.replicas.values():
+        [(_, reply)] = replica.on_message(OTHER, GcsRequest(2, 2, [tables.PUT, b"kv/x", b"late"]), 0)
+        assert reply.error.startswith(tables.EXPIRED)
+    service.client.fence([], lambda: fenced.append(True))
+    assert fenced == [True, True], "nothing to wait for"
+
+
 # ---------------------------------------------------------------- retries and redirects
 
 class SentRequests:

@@ -118,6 +118,21 @@ def test_a_forgotten_client_is_told_rather_than_applied_again():
     clients.check()
 
 
+def test_no_update_of_a_client_that_has_ended_is_applied_any_more():
+    clients = ClientTable(clients_max=2)
+    clients.record(b"a", 1, 1, (7, "", True))
+    assert clients.forget(b"a") and not clients.forget(b"b")
+    copy = ClientTable(clients_max=2)
+    copy.load(clients.dump())
+    for table in (clients, copy):
+        table.check()
+        assert [table.classify(name, 1, 1) for name in (b"a", b"b", b"c")] == [dedupe.GONE, dedupe.GONE, dedupe.NEW]
+    copy.forget(b"c")
+    assert copy.classify(b"a", 1, 1) == dedupe.NEW, "the memory is bounded"
+    clients.clear()
+    assert clients.classify(b"a", 1, 1) == dedupe.NEW
+
+
 def test_one_client_cannot_open_more_numbers_than_are_remembered():
     clients = ClientTable()
     assert clients.classify(b"c", dedupe.CLIENT_WINDOW + 1, 1) == dedupe.TOO_FAR

@@ -119,6 +119,16 @@ def test_the_last_writes_of_the_dead_home_come_between_the_reading_and_the_end(w
     assert [written["state"] for written in world.swapped] == ["DEAD", "DEAD"] and not world.names.names
 
 
+def test_the_rows_are_read_when_the_dead_home_can_write_none_any_more(world):
+    fences = []
+    world.names.fence = lambda nodes, then: fences.append((nodes, then))
+    assert not world.dies(row(worker=THIRD[:4] + b"wrk1")) and not world.swapped
+    [(nodes, then)] = fences
+    assert nodes == [PEER]
+    then()
+    assert [written["home"] for written in world.swapped] == [world.context.me]
+
+
 def test_a_node_that_was_dead_before_this_one_came_is_looked_at_too():
     """So is each node of the cluster that a persistent control store is from."""
     node, asked = MachineNode(), []

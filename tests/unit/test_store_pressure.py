@@ -335,7 +335,7 @@ print("up", flush=True)
 start, reads = time.monotonic(), 0
 words = client.words
 # The header of block 0 names the object there now; pin it, check it, and see that its payload is of one piece.
-while (lasted := time.monotonic() - start) < float(seconds) or reads < 10 and lasted < 30:
+while time.monotonic() - start < float(seconds) or reads < 10:
     word = words[1]
     if word & 255 != 2:
         continue
@@ -345,6 +345,8 @@ while (lasted := time.monotonic() - start) < float(seconds) or reads < 10 and la
         assert view == bytes([first]) * view.nbytes, "the payload changed under a pin"
         reads += 1
         del view
+        if reads <= 10:
+            print("read", flush=True)
 print(reads)
 """
 
@@ -362,10 +364,13 @@ def test_two_processes_race_for_one_block_and_no_view_ever_changes():
             [sys.executable, "-c", _READER, attach["control"], attach["arena"], str(slot), incarnation.hex(), "1.5"],
             stdout=subprocess.PIPE, text=True)
         assert reader.stdout.readline() == "up\n"
-        rounds = 0
+        rounds = waited = 0
         while reader.poll() is None:
             oid, value = harness.put(maker, bytes([rounds % 251]) * 3000)
             assert value[1] == 0 and harness.service.headers.read(0).state == SEALED
+            if rounds % 10 == 0 and waited < 10:  # a busy machine may run the two in turns that never meet
+                assert reader.stdout.readline() == "read\n"
+                waited += 1
             maker.client.free(oid, value, True)
             until = time.monotonic() + EVICTION_GRACE_S
             maker.client.flush()
@@ -379,9 +384,9 @@ def test_two_processes_race_for_one_block_and_no_view_ever_changes():
                 if 0 not in maker.client.heap.used:
                     break
             rounds += 1
-        reads = int(reader.stdout.read())
+        reads = int(reader.stdout.read().split()[-1])
         reader.stdout.close()
-        assert reader.returncode == 0 and reads > 0 and rounds > 10
+        assert reader.returncode == 0 and reads >= 10 and rounds > 10
         del harness.peers[incarnation]
         harness.service.close_slot(incarnation)
         harness.check()

@@ -128,7 +128,7 @@ class GcsService(Host):
             for shard, chain in enumerate(config.chains):
                 state = self.disk.load(shard) if self.disk is not None else None
                 if state is not None:
-                    state.clients.sessions.clear()  # of processes that are no more
+                    state.clients.clear()  # of processes that are no more
                 self.replicas[shard] = self.make_replica(chain, shard, state)
         self.client = GcsClient(self.incarnation, self.route, shards=many)
         self.nodes = NodesTable(self.client, self._go_on_leaving)

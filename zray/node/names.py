@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from zray.gcs.client.client import Call, GcsClient
@@ -15,6 +15,16 @@ class GcsNames:
 
     def __init__(self, client: GcsClient):
         self._client = client
+        self._fenced: set[bytes] = set()
+
+    def fence(self, nodes: Iterable[bytes], then: Callable[[], None]) -> None:
+        unfenced = [node for node in nodes if node not in self._fenced]
+
+        def fenced() -> None:
+            self._fenced.update(unfenced)
+            then()
+
+        self._client.fence(unfenced, fenced)
 
     def claim(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None:
         self._client.claim_name(namespace, name, actor, lambda call: then(b"" if call.error else call.value[1]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
 
 class Names(Protocol):
     """The part of the control store that actors need; answers may come later."""
+
+    def fence(self, nodes: Iterable[bytes], then: Callable[[], None]) -> None:
+        """``then()`` when these dead nodes can write no row any more: lists asked for later have their last ones."""
 
     def claim(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None: ...
 

@@ -44,6 +44,7 @@ class Oracle:
         self.values: dict[bytes, Any] = {}
         self.programs: dict[bytes, list[Any]] = {}
         self.runs: dict[bytes, list[tuple[Any, int]]] = {}  # task -> [(worker, attempt), ...]
+        self.owners: dict[tuple[bytes, int], bytes] = {}  # (task, attempt) that has started -> its owner
         self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0, "group": 0,
                                          "lost": 0, "memory": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
@@ -132,12 +133,21 @@ class Oracle:
                 raise Violation(f"calls of {owner.hex()} run out of order")
             self.calls[worker.incarnation, owner, group] = sequence
         elif not self.is_lost(worker) and not self.happened["lost"] and (  # else a result may be made again
-                other := next((other for other, attempt in runs if not self.is_lost(other)
-                               and (task[0], attempt) not in self.retried), None)):
+                other := next((other for other, attempt in runs if self._counts(other, task[0], attempt)), None)):
             raise Violation(f"task {task[0].hex()} ran on {other.incarnation.hex()}, which lives, and runs again")
         if any(attempt > task[1] for _, attempt in runs) and not self.is_lost(worker):
             raise Violation(f"an old attempt of {task[0].hex()} starts after a newer one")
         runs.append((worker, task[1]))
+        self.owners[task[0], task[1]] = owner
+
+    def _counts(self, worker: Any, task: bytes, attempt: int) -> bool:
+        """Whether that run of a task forbids another one: its result is, or will be, where its owner finds it.
+
+        A small result ends with its owner.  Whoever adopts the task runs it again, on any worker, when the run is over.
+        """
+        if self.is_lost(worker) or (task, attempt) in self.retried:
+            return False
+        return self._lives(self.owners[task, attempt]) or (task, attempt) in worker.runs
 
     def _one_life(self, worker: Any) -> None:
         """A life of an actor is one process, and it is over before the next one begins."""

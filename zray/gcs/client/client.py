@@ -98,6 +98,25 @@ class GcsClient(TypedTables):
         """Drop a shard's memory of a dead process's requests."""
         return self._to_shard([tables.FORGET, incarnation], shard, done)
 
+    def fence(self, clients: Iterable[bytes], done: Callable[[], None]) -> None:
+        """``done()`` when no update of these ended processes can change a row any more.
+
+        Those that a chain has accepted before are in the lists that are asked for from then on.
+        """
+        waiting = [(client, shard) for client in clients for shard in range(len(self.shards))]
+        left = len(waiting)
+
+        def forgotten(call: Call) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done()
+
+        for client, shard in waiting:
+            self.forget_client(client, shard, forgotten)
+        if not waiting:
+            done()
+
     def issue(self, op: list, done: Callable[[Call], None]) -> Call:
         """Any operation of zray.gcs.replica.tables, its result as it is there."""
         if tables.refusal(op):

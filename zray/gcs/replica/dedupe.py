@@ -8,9 +8,12 @@ its answers; those are dropped here.
 Updates of one client are applied in the order of their numbers, although its messages may overtake each other: a
 change of the chain loses some, and redirects others.  A row that a node writes twice would else keep the older value.
 
+A client that has ended is forgotten, and none of its updates is applied from then on: one that was on its way may
+arrive after others have looked for what the dead client had written.
+
 Bounds: a client has at most CLIENT_WINDOW numbers open; at most ``clients_max`` clients are remembered, the least
-recently active one goes first.  A forgotten client that had answers before gets EXPIRED; its update is never
-applied again.
+recently active one goes first, and as many ended ones.  A forgotten client that had answers before gets EXPIRED;
+its update is never applied again.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from typing import Any
 
 CLIENT_WINDOW = 4096
 CLIENTS_MAX = 65_536
+
+_ENDED = 0  # in a dump, in the place of a floor, which is at least 1
 
 NEW, KNOWN, STALE, EARLY, GONE, TOO_FAR = "new", "known", "stale", "early", "gone", "too_far"
 
@@ -46,6 +51,7 @@ class ClientTable:
     def __init__(self, clients_max: int = CLIENTS_MAX) -> None:
         self.clients_max = clients_max
         self.sessions: dict[bytes, ClientSession] = {}
+        self.ended: dict[bytes, None] = {}
 
     def classify(self, client: bytes, number: int, acked: int) -> str:
         """What to do with an update request.
@@ -55,7 +61,7 @@ class ClientTable:
         """
         session = self.sessions.get(client)
         if session is None:
-            if acked > 1:
+            if acked > 1 or client in self.ended:
                 return GONE
             return NEW if number == 1 else EARLY if number < 1 + CLIENT_WINDOW else TOO_FAR
         if number in session.answers and number >= session.floor:
@@ -81,22 +87,36 @@ class ClientTable:
             del self.sessions[next(iter(self.sessions))]
 
     def forget(self, client: bytes) -> bool:
+        """The client has ended; returns whether it had a session."""
+        self.ended[client] = None
+        while len(self.ended) > self.clients_max:
+            del self.ended[next(iter(self.ended))]
         return self.sessions.pop(client, None) is not None
 
+    def clear(self) -> None:
+        """No client of before is left."""
+        self.sessions.clear()
+        self.ended.clear()
+
     def dump(self) -> list:
-        return [[client, session.floor, [[n, *answer] for n, answer in session.answers.items()]]
-                for client, session in self.sessions.items()]
+        return [*([client, session.floor, [[n, *answer] for n, answer in session.answers.items()]]
+                  for client, session in self.sessions.items()),
+                *([client, _ENDED, []] for client in self.ended)]
 
     def load(self, dumped: list) -> None:
-        self.sessions = {}
+        self.clear()
         for client, floor, answers in dumped:
+            if floor == _ENDED:
+                self.ended[client] = None
+                continue
             session = self.sessions[client] = ClientSession()
             session.floor = floor
             session.answers = {n: (sequence, error, result) for n, sequence, error, result in answers}
             session.last = max(session.answers, default=floor - 1)
 
     def check(self) -> None:
-        assert len(self.sessions) <= self.clients_max
+        assert len(self.sessions) <= self.clients_max and len(self.ended) <= self.clients_max
+        assert not self.sessions.keys() & self.ended.keys()
         for client, session in self.sessions.items():
             assert all(session.floor <= n < session.floor + 2 * CLIENT_WINDOW for n in session.answers), client
             assert session.last == max(session.answers, default=session.last), client

@@ -1,8 +1,9 @@
 """Actors whose home node has died: another node adopts them.  Pure.
 
-The lowest live node reads the rows of the dead node's actors and writes each anew by
-compare-and-set.  So two nodes that both take themselves for the lowest do no harm.  The last writes of
-the dead node may come between the reading and the writing: then the row is looked at again.
+The lowest live node fences the dead node, reads the rows of its actors, and writes each anew by
+compare-and-set.  So two nodes that both take themselves for the lowest do no harm.  Without the fence a
+row that was on its way could come after the reading, and nobody would look at it.  A row that another
+node has changed between the reading and the writing is looked at again.
 
     detached       this node becomes the home.  An actor that lives on another node: AdoptActor to that
                    node.  One that lived on the dead node, or was not up yet, is handled as if its worker
@@ -53,7 +54,8 @@ class ActorAdoption:
         if cluster.me != min([cluster.me, *cluster.peers]):
             return
         # Of all that have died: the one that was to adopt the actors of an earlier one may have died before it had.
-        self._ports.names.actors_of(self._context.ends.nodes, lambda rows: self._found(rows, death))
+        dead, names = self._context.ends.nodes, self._ports.names
+        names.fence(list(dead), lambda: names.actors_of(dead, lambda rows: self._found(rows, death)))
 
     def _found(self, rows: list[tuple[bytes, dict[str, Any], bytes]], death: dict[str, Any]) -> None:
         for actor, row, packed in rows:

@@ -151,7 +151,8 @@ class GroupService:
             for attempt in self.bundles.not_in_use(group):  # the home that had to commit them is dead
                 self._give_back(group, attempt, False)
         if self._is_successor_of(node):
-            self.ports.names.list_groups(self._adopt)
+            names = self.ports.names
+            names.fence(list(self._ended_nodes), lambda: names.list_groups(self._adopt))
 
     def _is_successor_of(self, dead: bytes) -> bool:
         live = sorted(self._live())
@@ -170,7 +171,7 @@ class GroupService:
         def swapped(mine: bool, now: dict[str, Any] | None) -> None:
             if mine:
                 self._adopted(group, new)
-            elif now is not None:  # the last writes of the dead home came in between, or another node has adopted it
+            elif now is not None:  # another node has adopted it
                 self._adopt_one(group, now)
 
         if row["home"] in self._ended_nodes and row["state"] != "REMOVED" and group not in self.table.groups:

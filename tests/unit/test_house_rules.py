@@ -11,7 +11,7 @@ from tests.unit.source_tree import area, cycles, imports, modules
 
 # ---------------------------------------------------------------- pure modules
 
-PURE_AREAS = ["metrics", "wire", "owner", "sched", "gcs", "node", "store", "transport", "worker", "sim"]
+PURE_AREAS = ["metrics", "wire", "owner", "sched", "gcs", "node", "store", "transport", "worker", "sim", "channels"]
 PURE_MODULES = ["zray.core.connections", "zray.core.creation", "zray.core.waits.groups", "zray.core.machine",
                 "zray.core.ports", "zray.core.process", "zray.core.redial", "zray.core.waits.why"]
 IMPURE = {"time", "random", "os", "socket", "threading", "zmq", "select", "signal", "subprocess", "asyncio", "datetime",
@@ -60,6 +60,9 @@ SHELLS: dict[str, set[str]] = {
     "store.node.spill": {"os"},
     "store.pins": {"ctypes", "os"},
     "store.segment": {"mmap", "multiprocessing", "os"},
+    "channels.channel": {"mmap", "os", "select", "socket", "time"},
+    "channels.duplex": {"fcntl", "mmap", "os", "socket"},
+    "channels.waiting": {"os", "time"},
     "transport.connections": {"zmq"},
     "transport.credentials": {"os", "threading", "time"},
     "transport.curve": {"os", "socket", "zmq"},
@@ -70,6 +73,7 @@ SHELLS: dict[str, set[str]] = {
     "transport.mesh": {"zmq"},
     "transport.outbound": {"time", "zmq"},
     "transport.polling": {"os", "select"},
+    "transport.shared": {"os"},
     "transport.sockets": {"zmq"},
     "transport.tcp": {"zmq"},
     "worker.actors.calls": {"signal", "threading", "time"},

@@ -40,6 +40,10 @@ class Config:
     kept_bytes_max: int = 64 * 1024 * 1024
     # An idle lease is kept this long for the next task of its key (a synchronous loop never gives it back).
     lease_idle_s: float = 0.2
+    # Ways through shared memory to other processes of the node, which a process has at most; 132 KiB each; 0 for none.
+    channels_max: int = 16
+    # A wait looks at shared memory for so long before it blocks, while that has lately been of use; 0 for never.
+    spin_s: float = 100e-6
     # Tasks in flight on one lease, at most, when they are short.
     run_ahead_max: int = 256
     # Tasks are pushed ahead only while (run time * tasks pushed) stays below this.

@@ -51,6 +51,25 @@ def shm_free_bytes() -> int:
     return stats.f_bavail * stats.f_frsize
 
 
+def may_spin() -> bool:
+    """Whether a thread may wait by looking at memory: there is another core to use, and no battery to save."""
+    return len(os.sched_getaffinity(0)) > 1 and not on_battery()
+
+
+def on_battery(supplies: str = "/sys/class/power_supply") -> bool:
+    """Whether the system says that it has no power from the mains."""
+    mains = []
+    try:
+        for name in os.listdir(supplies):
+            path = os.path.join(supplies, name, "online")
+            if os.path.exists(path):  # of mains and USB, not of batteries
+                with open(path, encoding="ascii") as file:
+                    mains.append(file.read().strip() != "0")
+    except OSError:
+        return False  # it does not say
+    return bool(mains) and not any(mains)
+
+
 def boot_id() -> str:
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()

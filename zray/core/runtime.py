@@ -17,6 +17,7 @@ from typing import Any
 
 from zray.base import errors, ids, stacks
 from zray.base.config import Config
+from zray.base.os_linux import may_spin
 from zray.core.actors import Actors
 from zray.core.context import Context, TaskIds
 from zray.core.groups import Groups
@@ -84,8 +85,8 @@ class Runtime:
         self.warned = Warned(kind == "worker")
         self._when_node_lost: Callable[[], None] | None = None
         self._pinned: set[bytes] = set()  # objects that live as long as this process
-        self.mesh = Mesh(incarnation, job, endpoint, codec.encode, codec.decode, time.monotonic,
-                         limits=Limits.of(config))
+        limits = Limits.of(config, channels_max=config.channels_max, spin_s=config.spin_s if may_spin() else 0.0)
+        self.mesh = Mesh(incarnation, job, endpoint, codec.encode, codec.decode, time.monotonic, limits=limits)
         self.mesh.on_error = _report_error
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=config.service_after_s)
         self.reach = Reach(self.mesh, node, process.session_dir)

@@ -26,7 +26,6 @@ class PeerConnections(ProcessLinks):
         self.job = job
         self.clock = clock
         self.on_closed: Callable[[bytes], None] = lambda peer: None
-        self.on_error: Callable[[Exception], None] = lambda error: None
         self._outbox: dict[bytes, Flat] = {}  # messages queued since the last flush
         self._active: dict[bytes, Session] = {}  # sessions that tick() must visit
         self._tick_at: float | None = None
@@ -92,6 +91,7 @@ class PeerConnections(ProcessLinks):
         """Hang up on a peer that we dialled.  The session stays, for its other connection or the next one."""
         record = self._records.get(peer)
         if record is not None and record.dialled is not None:
+            self._drop_shared(peer)
             self._out.hang_up(record.dialled)
             self._peers.hung_up(peer)
             self._out_dirty = True
@@ -99,6 +99,7 @@ class PeerConnections(ProcessLinks):
     def forget(self, peer: bytes) -> None:
         """The peer has ended: drop its connection, session and outbox; refuse further frames from it."""
         self.disconnect(peer)
+        self._drop_shared(peer)
         if self._tcp is not None:
             self._tcp.drop(peer)
         for behind in self._peers.behind(peer):
@@ -132,6 +133,7 @@ class PeerConnections(ProcessLinks):
     def _hang_up(self, peer: bytes) -> None:
         """No connection to a peer in CLOSING is left; its session waits for the next."""
         self.disconnect(peer)
+        self._drop_shared(peer)
         if self._tcp is not None:
             self._tcp.drop(peer)
         self._peers.keep(peer)

@@ -3,11 +3,12 @@
     offset  0  magic 0x5A          1 byte
             1  protocol            1
             2  flags               2    ACK: no body, only the ack field counts; RESET: see zray.transport.session;
-                                     GONE: from a relay, in the name of a process that it cannot reach
+                                     GONE: from a relay, in the name of a process that it cannot reach; OFFER: the
+                                     body is the path of a way through shared memory, see zray.transport.shared
             4  job                 4
             8  source              8    incarnation of the sender
            16  destination         8    incarnation of the receiver
-           24  sequence            8    of this frame from source to destination; 0 on ACK, RESET, GONE
+           24  sequence            8    of this frame from source to destination; 0 with a flag
            32  ack                 8    every frame up to this one has arrived (on RESET: the frame that was refused)
            40  trace               8
 
@@ -23,6 +24,7 @@ FRAME_PROTOCOL = 1
 ACK = 1
 RESET = 2
 GONE = 4
+OFFER = 8
 
 _HEADER = Struct("<BBHI8s8sQQQ")
 SIZE = _HEADER.size

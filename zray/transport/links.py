@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from zray.channels.ring import PUBLISHED, RingBroken
 from zray.transport import sockets
 from zray.transport.outbound import Outbound
 from zray.transport.peers import PeerRecord, PeerTable
 from zray.transport.polling import Polling
 from zray.transport.relay import Relaying
+from zray.transport.shared import SharedWays
 from zray.transport.sockets import Limits
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class ProcessLinks(Polling):
         self.incarnation = incarnation
         self.limits = limits
         self.counters: Counter[str] = Counter()
+        self.on_error: Callable[[Exception], None] = lambda error: None
         self.keys: Keys | None = None
         self.insecure = False
         self.allowed: Callable[[bytes], str] = lambda public_key: ""
@@ -63,6 +66,7 @@ class ProcessLinks(Polling):
         self._tcp: TcpSide | None = None
         self.relaying = Relaying(incarnation, self.counters, self.limits.via_max, self._peers)
         self._process = os.getpid()
+        self._shared: SharedWays | None = None
         self._open(bind_endpoint)
 
     def _open(self, bind_endpoint: str | None) -> None:
@@ -79,8 +83,12 @@ class ProcessLinks(Polling):
         # pyzmq's Python layer over send costs as much as the send, and its services are not used here
         self._send_in: Send = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
         self._send_out: Send = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
-        fds = (socket.getsockopt(zmq.FD) for socket in (self._inbound, self._outbound, self._out.monitor))
-        self._open_pollers(*fds)
+        inbound_fd, outbound_fd, monitor_fd = (
+            socket.getsockopt(zmq.FD) for socket in (self._inbound, self._outbound, self._out.monitor))
+        self._open_pollers(inbound_fd, outbound_fd, monitor_fd, self.limits.spin_s)
+        if self.limits.channels_max and self.endpoint.startswith("ipc://"):
+            self._shared = SharedWays(self.endpoint, self.limits.channels_max, self._register, self._unregister,
+                                       self._poll_rings)
         for socket in (self._inbound, self._outbound, self._out.monitor):
             socket.getsockopt(zmq.EVENTS)  # arms the edge of its descriptor
 
@@ -149,6 +157,46 @@ class ProcessLinks(Polling):
         self._tcp_dirty = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
         return self._tcp_dirty
 
+    # ---------------------------------------------------------------- shared memory
+
+    def _drain_shared(self, shared: SharedWays, now: float, on_message: OnMessage, until: Any) -> int:
+        if self._ring_fds:
+            fired, self._ring_fds = self._ring_fds, set()
+            for fd in fired:
+                shared.fired(fd)
+        count = 0
+        for way in shared.list:
+            try:
+                for _ in range(self.limits.drain_frames_max):
+                    frame = way.reader.take()
+                    if frame is None:
+                        if way.ending:
+                            self._drop_shared(way.peer)
+                        break
+                    count += self._on_frame(way.peer, frame, now, on_message)
+                    if until is not None and until.done:
+                        return count
+            except RingBroken as error:
+                self.counters["broken_rings"] += 1
+                self.on_error(ConnectionError(f"a ring of shared memory is of no use any more: {error}"))
+                self._drop_shared(way.peer)
+            except ValueError:
+                continue  # a handler has dropped the way
+        return count
+
+    def _drop_shared(self, peer: bytes) -> None:
+        """No more frames go to the peer through shared memory; those that it has not taken are sent again."""
+        shared = self._shared
+        if shared is not None and peer in shared.ways:
+            shared.drop(peer)
+            self.resume(peer)
+
+    def _ring_has_frame(self) -> bool:
+        for ring in self._rings:
+            if ring.words[PUBLISHED] != ring.count:
+                return True
+        return False
+
     # ---------------------------------------------------------------- reading
 
     def _on_frame(self, peer: bytes, frame: bytes, now: float, on_message: OnMessage) -> int:
@@ -157,6 +205,10 @@ class ProcessLinks(Polling):
 
     def _release(self, peer: bytes, record: PeerRecord) -> None:
         """There is a way to a peer now: send the messages that waited for one.  PeerConnections implements it."""
+        raise NotImplementedError
+
+    def resume(self, peer: bytes) -> None:
+        """Frames that the last connection lost go first.  PeerConnections implements it."""
         raise NotImplementedError
 
     def _drain_tcp(self, now: float, on_message: OnMessage, until: Any) -> int:
@@ -220,6 +272,8 @@ class ProcessLinks(Polling):
         return self._in_dirty if inbound else self._out_dirty
 
     def _close_links(self, linger_ms: int) -> None:
+        if self._shared is not None:
+            self._shared.close()
         self._out.close_monitor()
         for socket in (self._inbound, self._outbound):
             socket.close(linger_ms)

@@ -17,9 +17,10 @@ from typing import Any
 
 import zmq
 
+from zray.channels.ring import NO_ROOM, PUT_FOR_A_SLEEPER, RingBroken
 from zray.transport import envelope
 from zray.transport.connections import PeerConnections
-from zray.transport.envelope import ACK, GONE, RESET, SIZE, MalformedFrame
+from zray.transport.envelope import ACK, GONE, OFFER, RESET, SIZE, MalformedFrame
 from zray.transport.faults import FrameFaults
 from zray.transport.links import try_send
 from zray.transport.peers import Flat, PeerRecord, messages_in
@@ -172,7 +173,9 @@ class Mesh(PeerConnections):
                 self._put(peer, frame)
 
     def _put(self, peer: bytes, frame: bytes) -> None:
-        """Hand a frame to ZeroMQ.  An unreachable peer is reported as closed, later; the session keeps the frame."""
+        """Hand a frame to a ring or to ZeroMQ.  An unreachable peer is reported closed, later; the session keeps it."""
+        if self._rings and self._put_shared(peer, frame):
+            return
         record = self._records[peer]
         dialled = record.dialled
         if dialled is not None:
@@ -198,6 +201,30 @@ class Mesh(PeerConnections):
                 self._drop_inbound(peer)
             self._lost(peer)
 
+    def _put_shared(self, peer: bytes, frame: bytes) -> bool:
+        """Whether the frame has gone by shared memory."""
+        assert self._shared is not None
+        way = self._shared.ways.get(peer)
+        if way is None or way.ending:
+            return False
+        try:
+            done = way.writer.put(frame)
+        except RingBroken:
+            self.counters["broken_rings"] += 1
+            way.ending = True  # the frames that are in it are read first
+            return False
+        if done == PUT_FOR_A_SLEEPER and not way.duplex.wake():
+            way.ending = True
+        return done != NO_ROOM
+
+    def _offer_shared(self, peer: bytes, record: PeerRecord, now: float) -> None:
+        """A frame has come from a peer that we have dialled: if that is often, offer it a way through shared memory."""
+        assert self._shared is not None
+        if peer not in self._shared.ways and record.dialled is not None and record.dialled.route:
+            path = self._shared.offer(peer, record, now)
+            if path:
+                try_send(*self._way(peer), envelope.pack(OFFER, self.job, self.incarnation, peer, 0, 0) + path)
+
     def _put_control(self, peer: bytes, flags: int, ack: int) -> None:
         """A frame without body or number.  No sender waits for it, so an unreachable peer is not reported."""
         header = envelope.pack(flags, self.job, self.incarnation, peer, 0, ack, self.trace)
@@ -208,7 +235,7 @@ class Mesh(PeerConnections):
 
     def readable(self) -> bool:
         """Whether drain() would find messages.  Cheap; also re-arms the edges that poll() waits for."""
-        if self._closing or self._monitored:
+        if self._closing or self._monitored or self._ring_fds or (self._rings and self._ring_has_frame()):
             return True
         if self._out_dirty:
             self._out_dirty = False
@@ -225,7 +252,8 @@ class Mesh(PeerConnections):
     @property
     def dirty(self) -> bool:
         """Whether drain() may find messages.  False is sure, True is not."""
-        return bool(self._in_dirty or self._out_dirty or self._tcp_dirty or self._monitored or self._closing)
+        return bool(self._in_dirty or self._out_dirty or self._tcp_dirty or self._monitored or self._closing
+                    or self._ring_fds or (self._rings and self._ring_has_frame()))
 
     def drain(self, on_message: Callable[[bytes, int, Any], None], until: Any = None) -> int:
         """Call ``on_message(peer, code, message)`` for all that has arrived (bounded per turn); returns how many.
@@ -236,6 +264,10 @@ class Mesh(PeerConnections):
             self._read_monitor()
         now = self.now = self.clock()
         count = 0
+        if self._shared is not None and (self._rings or self._ring_fds):
+            count = self._drain_shared(self._shared, now, on_message, until)
+            if until is not None and until.done:
+                return count
         if self._out_dirty:
             fired, self._out_fired, self._out_dirty = self._out_fired, False, False
             received, self._out_dirty = self._drain_socket(self._outbound, fired, now, on_message, until)
@@ -246,7 +278,7 @@ class Mesh(PeerConnections):
             fired, self._in_fired, self._in_dirty = self._in_fired, False, False
             received, self._in_dirty = self._drain_socket(self._inbound, fired, now, on_message, until)
             count += received
-        if self._closing and not (self._out_dirty or self._in_dirty or self._tcp_dirty):
+        if self._closing and not (self._out_dirty or self._in_dirty or self._tcp_dirty or self._ring_has_frame()):
             self._report_closed(now)
         return count
 
@@ -267,6 +299,8 @@ class Mesh(PeerConnections):
         if flags:
             if record is not None and record.session is not None:
                 self._on_control(peer, record, flags, ack, now)
+                if flags & OFFER and self._shared is not None and record.inbound:
+                    self._shared.offered(peer, frame[SIZE:])
             return 0
         if record is None or record.session is None:
             record = self._admit(peer, sequence)
@@ -274,6 +308,8 @@ class Mesh(PeerConnections):
                 return 0
         session = record.session
         assert session is not None
+        if self._shared is not None:
+            self._offer_shared(peer, record, now)
         if session.forgotten and session.is_forgotten(sequence):
             self.counters["departed"] += 1
             self._put_control(peer, RESET, sequence)

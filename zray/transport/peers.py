@@ -98,7 +98,8 @@ class Dialled:
 class PeerRecord:
     """One peer: its state, the ways to it, its session, and the messages that cannot go out yet."""
 
-    __slots__ = ("close_at", "dialled", "held", "hop", "inbound", "session", "stalled", "state", "tcp")
+    __slots__ = ("close_at", "dialled", "heat", "held", "hop", "inbound", "session", "stalled", "state", "tcp",
+                 "warm_since")
 
     def __init__(self, state: PeerState):
         self.state = state
@@ -110,6 +111,8 @@ class PeerRecord:
         self.session: Session | None = None
         self.held: Flat | None = None  # messages that wait for a way
         self.stalled: Flat | None = None  # messages without credit; older than those in the outbox for the peer
+        self.heat = 0  # frames since warm_since: a peer that talks often gets a way through shared memory
+        self.warm_since = 0.0
         self.close_at = 0.0  # CLOSING: the latest time of the report
 
     def is_reachable(self) -> bool:

@@ -10,13 +10,19 @@ from __future__ import annotations
 import os
 import select
 
+from zray.channels.ring import RingReader
+from zray.channels.waiting import RingWait
+
 
 class Polling:
     """Two pollers, one for callers and one for the service thread, over the same descriptors."""
 
     closed = False
+    _rings: tuple[RingReader, ...] = ()
 
-    def _open_pollers(self, inbound_fd: int, outbound_fd: int, monitor_fd: int) -> None:
+    def _open_pollers(self, inbound_fd: int, outbound_fd: int, monitor_fd: int, spin_s: float) -> None:
+        self._ring_wait = RingWait(spin_s, self)
+        self._ring_fds: set[int] = set()  # descriptors of ways through shared memory that have fired
         self._inbound_fd, self._outbound_fd, self._monitor_fd = inbound_fd, outbound_fd, monitor_fd
         self._tcp_fd = self._watched_fd = -1
         self.watched_fired = False  # a poll has seen the watched descriptor; the caller that looks at it resets this
@@ -34,6 +40,15 @@ class Polling:
         for poller in self._pollers:
             poller.register(fd, select.EPOLLIN)
 
+    def _unregister(self, fd: int) -> None:
+        self._ring_fds.discard(fd)
+        for poller in self._pollers:
+            poller.unregister(fd)
+
+    def _poll_rings(self, rings: tuple[RingReader, ...]) -> None:
+        """These are the rings of the process now.  A thread that polls meanwhile is woken for their frames too."""
+        self._rings = rings
+
     def _close_pollers(self) -> None:
         for poller in self._pollers:
             poller.close()
@@ -41,6 +56,9 @@ class Polling:
 
     def poll(self, timeout_s: float | None, service: bool = False) -> None:
         """Block until something arrived, wake() was called, or the time passed.  Needs no lock; touches no socket."""
+        rings = self._rings
+        if rings and (timeout_s is None or timeout_s > 0) and self._ring_wait.must_not_block(rings, not service):
+            return
         try:
             events = self._pollers[service].poll(timeout_s)  # rounds up to milliseconds, so never early
         except ValueError:
@@ -58,6 +76,9 @@ class Polling:
                 self._tcp_fired = self._tcp_dirty = True
             elif fd == self._watched_fd:
                 self.watched_fired = True
+            elif fd != self._wake_fd:
+                self._ring_fds.add(fd)
+                self._ring_wait.rung()
 
     def watch(self, fd: int, edges: bool = False) -> None:
         """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it.

@@ -41,6 +41,9 @@ class Limits(NamedTuple):
     heartbeat_timeout_s: float = 10.0  # a host that is silent for this long is cut off; nodes that die show sooner
     connections_max: int = DEFAULTS.tcp_connections_max
     backlog: int = 1024
+    # of ways through shared memory, which only core processes have (zray.transport.shared)
+    channels_max: int = 0
+    spin_s: float = 0.0
     reports_answers: bool = False  # on_answers for each dial whose handshake succeeds: node daemons judge by it
 
     @classmethod

@@ -1,0 +1,153 @@
+"""Meshes that also talk through shared memory: order, ends, scribbles, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.mesh_net import MeshNet, say
+from zray.channels.ring import PUBLISHED, RING_FRAME_BYTES_MAX
+from zray.transport import shared
+from zray.transport.mesh import Limits, Mesh
+
+SHARING = Limits(channels_max=2, spin_s=1e-4)
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MeshNet]:
+    monkeypatch.setattr(shared, "HEAT_FRAMES", 2)
+    monkeypatch.setattr(shared, "HEAT_S", 10.0)
+    net = MeshNet(tmp_path)
+    yield net
+    for mesh in net.meshes:
+        mesh.check()
+        mesh.close()
+    assert not os.listdir(tmp_path), "a socket is left"
+
+
+def warm(net: MeshNet, caller: Mesh, callee: Mesh) -> None:
+    """Calls and answers until both ends have a way through shared memory."""
+    caller.connect(callee.incarnation, callee.endpoint)
+    for _ in range(50):
+        if caller.incarnation in callee._shared.ways and callee.incarnation in caller._shared.ways:
+            break
+        net.heard[caller.incarnation].clear()
+        net.heard[callee.incarnation].clear()
+        say(caller, callee, "call")
+        net.until(lambda: net.reasons(callee) == ["call"])
+        say(callee, caller, "answer")
+        net.until(lambda: net.reasons(caller) == ["answer"])
+    else:
+        pytest.fail("no way has come")
+    net.heard[caller.incarnation].clear()
+    net.heard[callee.incarnation].clear()
+
+
+@pytest.fixture
+def pair(net: MeshNet) -> tuple[Mesh, Mesh]:
+    caller, callee = net.mesh(limits=SHARING), net.mesh(limits=SHARING)
+    warm(net, caller, callee)
+    return caller, callee
+
+
+def test_frames_that_fit_go_by_the_ring_and_the_order_holds_over_both_ways(net, pair):
+    a, b = pair
+    writer = a._shared.ways[b.incarnation].writer
+    before = writer.count
+    texts = [str(number) * (1 if number % 5 else RING_FRAME_BYTES_MAX) for number in range(300)]
+    for text in texts:
+        say(a, b, text)
+        a.flush()
+    net.until(lambda: len(net.reasons(b)) == len(texts))
+    assert net.reasons(b) == texts
+    assert 0 < writer.count - before < len(texts), "long frames, and those for which it was full, go by ZeroMQ"
+
+
+def test_a_blocked_process_is_woken(net, pair):
+    a, b = pair
+    assert not b._ring_wait.must_not_block(b._rings, may_spin=False)
+    say(a, b, "x")
+    a.flush()
+    assert b._ring_has_frame() and b.dirty and b.readable()
+    assert select.select([b._shared.ways[a.incarnation].duplex], [], [], 5.0)[0]
+    b.poll(0)
+    assert b._ring_fds
+    net.until(lambda: net.reasons(b) == ["x"])
+    assert not b._ring_fds
+
+
+def test_what_a_dead_peer_has_written_is_read_before_it_is_reported_closed(net, pair):
+    a, b = pair
+    texts = [str(number) for number in range(20)]
+    for text in texts:
+        say(b, a, text)
+        b.flush()
+    b.close(1000)
+    net.until(lambda: bool(net.closed))
+    assert net.reasons(a) == texts and net.closed == [(a.incarnation, b.incarnation)]
+    assert not a._shared.ways and not a._rings
+
+
+def test_a_broken_ring_costs_the_way_and_no_frame(net, pair):
+    a, b = pair
+    say(a, b, *"xyz")
+    a.flush()
+    b._shared.ways[a.incarnation].reader.words[PUBLISHED] = 10_000
+    net.until(lambda: net.reasons(b) == ["x", "y", "z"])
+    say(b, a, "answer")
+    net.until(lambda: net.reasons(a) == ["answer"])
+    assert b.counters["broken_rings"] == 1 and not b._shared.ways
+    net.until(lambda: not a._shared.ways)
+    assert [type(error) for error in net.errors] == [ConnectionError]
+
+
+def test_hanging_up_ends_the_way(net, pair):
+    a, b = pair
+    say(a, b, "last")
+    a.flush()
+    a.disconnect(b.incarnation)
+    assert not a._shared.ways
+    net.until(lambda: net.reasons(b) == ["last"] and not b._shared.ways)
+
+
+def test_ways_at_rest_make_room_and_their_number_is_bounded(net):
+    a = net.mesh(limits=SHARING)
+    others = [net.mesh(limits=SHARING) for _ in range(4)]
+    for other in others:
+        warm(net, a, other)
+        assert len(a._shared) <= 2
+    for other in others:
+        say(a, other, "x")
+    net.until(lambda: all(net.reasons(other) == ["x"] for other in others))
+
+
+def test_a_process_without_such_ways_ignores_the_offer(net):
+    a, b = net.mesh(limits=SHARING), net.mesh()
+    a.connect(b.incarnation, b.endpoint)
+    for number in range(10):
+        say(a, b, str(number))
+        net.until(lambda number=number: len(net.reasons(b)) == number + 1)
+        say(b, a, str(number))
+        net.until(lambda number=number: len(net.reasons(a)) == number + 1)
+    assert len(a._shared) == 1 and not a._shared.ways, "one offer, not one for each frame"
+
+
+def test_no_offer_to_a_daemon(net):
+    a, node = net.mesh(limits=SHARING), net.mesh(rest=bytes(4), limits=SHARING)
+    a.connect(node.incarnation, node.endpoint)
+    for number in range(10):
+        say(node, a, str(number)) if number else say(a, node, "hello")
+        net.until(lambda number=number: len(net.reasons(a)) + len(net.reasons(node)) == number + 1)
+    assert not len(a._shared)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../c-x.sock", "", "c-\udc80"])
+def test_an_offer_at_another_place_is_ignored(net, pair, path):
+    a, b = pair
+    b._shared.drop(a.incarnation)
+    b._shared.offered(a.incarnation, path.encode(errors="surrogateescape"))
+    assert not len(b._shared)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from zray.channels.duplex import DuplexAnswer, DuplexOffer, Refused
-from zray.channels.ring import PUT, PUT_FOR_A_SLEEPER, RING_SLOTS
+from zray.channels.ring import RING_SLOTS, WRITTEN, WRITTEN_FOR_A_SLEEPER
 
 WAIT_S = 20
 
@@ -40,9 +40,9 @@ def pair(tmp_path: Path):
 def test_frames_go_both_ways_and_a_sleeper_is_woken(pair):
     ours, theirs = pair
     for one, other in ((ours, theirs), (theirs, ours)):
-        assert one.writer.put(b"first") == PUT_FOR_A_SLEEPER and one.wake()
+        assert one.writer.put(b"first") == WRITTEN_FOR_A_SLEEPER and one.wake()
         assert readable(other) and other.woken() and other.reader.take() == b"first"
-        assert one.writer.put(b"second") == PUT and other.reader.take() == b"second"
+        assert one.writer.put(b"second") == WRITTEN and other.reader.take() == b"second"
         assert other.reader.may_block()
 
 
@@ -122,7 +122,7 @@ def test_another_process_echoes_every_frame_until_it_is_killed(tmp_path, kill_af
             if sent < got + RING_SLOTS - 1 and sent < 2000:
                 done = duplex.writer.put(b"%d" % sent * (1 + sent % 300))
                 sent += bool(done)
-                if done == PUT_FOR_A_SLEEPER:
+                if done == WRITTEN_FOR_A_SLEEPER:
                     duplex.wake()
             frame = duplex.reader.take()
             if frame is not None:

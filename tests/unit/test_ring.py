@@ -13,11 +13,11 @@ from zray.channels.ring import (
     CONSUMED,
     NO_ROOM,
     PUBLISHED,
-    PUT,
-    PUT_FOR_A_SLEEPER,
     RING_BYTES,
     RING_FRAME_BYTES_MAX,
     RING_SLOTS,
+    WRITTEN,
+    WRITTEN_FOR_A_SLEEPER,
     RingBroken,
     RingReader,
     RingWriter,
@@ -49,7 +49,7 @@ def test_a_ring_is_a_queue_of_bounded_length(steps):
             asleep = True
         else:
             fits = len(queue) < RING_SLOTS and len(step) <= RING_FRAME_BYTES_MAX
-            assert writer.put(step) == (NO_ROOM if not fits else PUT_FOR_A_SLEEPER if asleep else PUT)
+            assert writer.put(step) == (NO_ROOM if not fits else WRITTEN_FOR_A_SLEEPER if asleep else WRITTEN)
             if fits:
                 queue.append(step)
                 asleep = False
@@ -181,7 +181,7 @@ def blocks_for_ever(schedule, frames, fences=True):
 
     def write():
         for number in range(frames):
-            if writer.put(b"%d" % number) == PUT_FOR_A_SLEEPER:
+            if writer.put(b"%d" % number) == WRITTEN_FOR_A_SLEEPER:
                 rung.append(number)
 
     def read():

@@ -26,7 +26,7 @@ _HEAD_BYTES = 384
 RING_BYTES = _HEAD_BYTES + RING_SLOTS * RING_SLOT_BYTES
 _CHECK = 0xFFFFFFFF
 
-NO_ROOM, PUT, PUT_FOR_A_SLEEPER = 0, 1, 2  # what put() has done
+NO_ROOM, WRITTEN, WRITTEN_FOR_A_SLEEPER = 0, 1, 2  # what put() has done
 
 
 class RingBroken(Exception):
@@ -60,7 +60,7 @@ class RingWriter(_Side):
     """The end that writes."""
 
     def put(self, frame: bytes) -> int:
-        """NO_ROOM: it has no room for that frame now, or never.  PUT_FOR_A_SLEEPER: the reader must be woken."""
+        """NO_ROOM: it has no room for that frame now, or never.  WRITTEN_FOR_A_SLEEPER: the reader must be woken."""
         size, count, words = len(frame), self.count, self.words
         taken = words[CONSUMED]
         if count - taken >= RING_SLOTS or size > RING_FRAME_BYTES_MAX:
@@ -76,8 +76,8 @@ class RingWriter(_Side):
                 pass
         if words[ASLEEP]:
             words[ASLEEP] = 0
-            return PUT_FOR_A_SLEEPER
-        return PUT
+            return WRITTEN_FOR_A_SLEEPER
+        return WRITTEN
 
 
 class RingReader(_Side):

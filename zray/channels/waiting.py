@@ -29,7 +29,7 @@ class RingWait:
     def must_not_block(self, rings: tuple[RingReader, ...], may_spin: bool) -> bool:
         """Whether there is a frame now.  If not, the writers know that they must wake this process."""
         try:
-            if may_spin and self.budget.allowed() and self._spin(rings):
+            if may_spin and (spin_s := self.budget.allowed_s()) and self._spin(rings, spin_s):
                 return True
             if not all([ring.may_block() for ring in rings]):  # noqa: C419  (all of them must know)
                 return True
@@ -42,11 +42,11 @@ class RingWait:
         """A writer has ended the block."""
         self.budget.blocked(time.perf_counter() - self._blocked_at)
 
-    def _spin(self, rings: tuple[RingReader, ...]) -> bool:
+    def _spin(self, rings: tuple[RingReader, ...], spin_s: float) -> bool:
         budget, clock, owner = self.budget, time.perf_counter, self._owner
         rounds = range(max(1, LOOKS // len(rings)))
         now = clock()
-        end = now + budget.spin_s
+        end = now + spin_s
         while now < end:
             for _ in rounds:
                 for ring in rings:

@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from zray.channels.ring import NO_ROOM, PUT_FOR_A_SLEEPER, RingBroken
+from zray.channels.ring import NO_ROOM, WRITTEN_FOR_A_SLEEPER, RingBroken
 from zray.transport import envelope
 from zray.transport.connections import PeerConnections
 from zray.transport.envelope import ACK, GONE, OFFER, RESET, SIZE, MalformedFrame
@@ -213,7 +213,7 @@ class Mesh(PeerConnections):
             self.counters["broken_rings"] += 1
             way.ending = True  # the frames that are in it are read first
             return False
-        if done == PUT_FOR_A_SLEEPER and not way.duplex.wake():
+        if done == WRITTEN_FOR_A_SLEEPER and not way.duplex.wake():
             way.ending = True
         return done != NO_ROOM
 

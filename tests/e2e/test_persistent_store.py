@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.e2e.nodes import clusters
-from tests.e2e.target import ray
+from tests.e2e.target import ray, until
 from zray.experimental import internal_kv as kv
 from zray.util.state import list_actors
 
@@ -35,6 +37,9 @@ def test_after_all_was_killed_the_state_is_there_and_what_may_restart_does(sessi
         group = ray.util.placement_group([{"CPU": 1}], name="room", lifetime="detached")
         ray.get([actor.add.remote() for actor in (mortal, again, saved) for _ in range(3)])
         ray.get(group.ready())
+        # Calls after the last checkpoint end with all processes: the checkpoint of the third call must be there.
+        until(lambda: max(os.listdir(tmp_path / "saved"), default="").endswith("-0000000000000003"))
+        kv._internal_kv_put(b"later", b"value")
         ray.shutdown()
         cluster.head_node.kill()
     with clusters(session_root) as start:

@@ -13,7 +13,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("runtime environments as data", ["environments"]),
     ("wire", ["wire"]),
     ("values", ["values"]),
-    ("shared memory between processes of a node", ["channels"]),
+    ("shared memory between processes", ["channels"]),
     ("records of runs", ["recording"]),
     ("machines and their shells", ["owner", "sched", "store", "gcs", "transport", "metrics"]),
     ("what a program holds", ["handles"]),

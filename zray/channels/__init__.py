@@ -1,1 +1,1 @@
-"""Channels of low latency between processes of one node: sockets that wake, shared memory that carries."""
+"""Channels of low latency between processes of one node: shared memory that carries, sockets that wake."""

@@ -10,6 +10,7 @@ GROUPS = {
     "session": "benchmarks.startup",
     "tasks": "benchmarks.tasks",
     "actors": "benchmarks.actors",
+    "latency": "benchmarks.latency",
     "objects": "benchmarks.objects",
     "graphs": "benchmarks.graphs",
     "queue": "benchmarks.queue_depth",

@@ -14,6 +14,7 @@ may be left on any live node: no object, hold, lease, worker in use, actor, fore
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from zray.base.config import Config
@@ -27,7 +28,7 @@ from zray.sim.driver import Janitor, SimDriver
 from zray.sim.failure import Violation
 from zray.sim.history import GcsHistory
 from zray.sim.liveness import Liveness
-from zray.sim.mesh import FrameNetwork, Wire
+from zray.sim.mesh import SHARED_FROM_SEED, FrameNetwork, Wire
 from zray.sim.node import NodeSurroundings, SimNode
 from zray.sim.oracle import Oracle
 from zray.sim.plan import OUTAGE_S, SIM_NODE_TIMEOUT_S, Plan
@@ -51,6 +52,7 @@ class SimCluster:
         self.plan = plan or Plan.random(seed)
         self.net = FrameNetwork(seed, self.plan.faults)
         self.wire = Wire(self.net)
+        self.wire.shared = Random(seed) if seed >= SHARED_FROM_SEED else None
         self.wire.admits = self._admits
         self.history = GcsHistory(lambda: self.net.now)
         self.workers: dict[bytes, SimWorker] = {}

@@ -4,6 +4,9 @@ Only ZeroMQ is replaced.  A connection is (dialler, listener), and closes when e
 it after all frames under way have arrived or are lost: frames that a process wrote before it died are still read,
 frames that the network dropped are not.
 
+Two core processes of a node send most frames through shared memory: at once, without a loss, and past those that they
+have sent by a connection.  The sessions see the same two ways as in zray.transport.shared.
+
 Between machines there is more.  A machine that loses its power sends nothing more, and two machines may be parted.  A
 process is dialled at a second endpoint, which exists after a request to bind it.
 """
@@ -12,12 +15,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from random import Random
 from struct import Struct
 from typing import Any
 
 import zmq
 
 from zray.base.ids import node_of
+from zray.channels.ring import RING_FRAME_BYTES_MAX
 from zray.gcs.configuration.membership import BEAT_PART, UNANSWERED_PART
 from zray.sim.network import SimNetwork
 from zray.sim.plan import SIM_NODE_TIMEOUT_S
@@ -34,6 +39,9 @@ LIMITS = Limits(resend_s=0.2, ack_delay_s=0.05, farewell_s=0.02)
 SILENCE_S = 10.0  # ZMTP's heartbeats give a silent connection up (Limits.heartbeat_timeout_s)
 DAEMON_SILENCE_S = (UNANSWERED_PART + BEAT_PART) * SIM_NODE_TIMEOUT_S  # between two daemons
 RESET_S = 0.01
+SHARED_FROM_SEED = 20_000  # seeds before it keep the schedules by which their failures are known
+SHARED_PART = 0.8  # of the frames between two core processes of a node; the others find the ring full
+SHARED_S = (1e-6, 60e-6)
 LOCAL, REMOTE = "sim://", "net://"  # endpoints for processes of the same node, and for those of others
 
 
@@ -54,6 +62,7 @@ class Wire:
         self._shaking_hands: list[tuple[SimMesh, bytes]] = []  # with those
         self._dialling: list[tuple[SimMesh, bytes, str]] = []  # attempts without an answer
         self.admits: Callable[[bytes, bytes], bool] = lambda dialler, listener: True
+        self.shared: Random | None = None  # draws of the ways through shared memory, None without them
 
     def open(self, mesh: SimMesh) -> None:
         self.meshes[mesh.incarnation] = mesh
@@ -230,10 +239,22 @@ class Wire:
             if self.net.now >= self.arrived_by.get((target, source), 0.0):
                 raise zmq.ZMQError(errno.EHOSTUNREACH)
             return  # the kernel took the frame, but no process reads it
+        if self.shared is not None and self._shares(source, target, frame):
+            when = self.net.now + self.shared.uniform(*SHARED_S)
+            self.net.deliver_at(when, source, target, (dialled, frame))
+            self.arrived_by[source, target] = max(self.arrived_by.get((source, target), 0.0), when)
+            return
         arrival = self.net.send(source, target, (dialled, frame))
         if arrival is not None:
             pair = source, target
             self.arrived_by[pair] = max(self.arrived_by.get(pair, 0.0), arrival)
+
+
+    def _shares(self, source: bytes, target: bytes, frame: bytes) -> bool:
+        assert self.shared is not None
+        node = node_of(source)
+        return (node == node_of(target) and node not in (source, target) and len(frame) <= RING_FRAME_BYTES_MAX
+                and self.shared.random() < SHARED_PART)
 
 
 class _Socket:

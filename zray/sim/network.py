@@ -81,6 +81,10 @@ class SimNetwork:
             arrival = max(arrival, self.now + delay)
         return arrival
 
+    def deliver_at(self, when: float, source: bytes, target: bytes, message: Any) -> None:
+        """Deliver by a way that has no faults."""
+        self.call_at(when, self._deliver, source, target, message)
+
     def cut(self, one: bytes, other: bytes) -> None:
         """Lose all messages between the two, until :meth:`join`."""
         self._cut[one, other] = self._cut[other, one] = True

@@ -171,7 +171,7 @@ class ProcessLinks(Polling):
                     frame = way.reader.take()
                     if frame is None:
                         if way.ending:
-                            self._drop_shared(way.peer)
+                            self._end_shared(way.peer)
                         break
                     count += self._on_frame(way.peer, frame, now, on_message)
                     if until is not None and until.done:
@@ -179,17 +179,20 @@ class ProcessLinks(Polling):
             except RingBroken as error:
                 self.counters["broken_rings"] += 1
                 self.on_error(ConnectionError(f"a ring of shared memory is of no use any more: {error}"))
-                self._drop_shared(way.peer)
+                self._end_shared(way.peer)
             except ValueError:
                 continue  # a handler has dropped the way
         return count
 
     def _drop_shared(self, peer: bytes) -> None:
-        """No more frames go to the peer through shared memory; those that it has not taken are sent again."""
-        shared = self._shared
-        if shared is not None and peer in shared.ways:
-            shared.drop(peer)
-            self.resume(peer)
+        """No more frames go to the peer through shared memory."""
+        if self._shared is not None:
+            self._shared.drop(peer)
+
+    def _end_shared(self, peer: bytes) -> None:
+        """The way has ended by itself: what the peer has not taken from it is sent again by another one."""
+        self._drop_shared(peer)
+        self.resume(peer)
 
     def _ring_has_frame(self) -> bool:
         for ring in self._rings:

@@ -50,6 +50,7 @@ SHELLS: dict[str, set[str]] = {
     "node.running.supervision": {"signal"},
     "sched.cluster.gossip": {"random"},
     "sched.kernels.loading": {"os", "threading"},
+    "sim.chains": {"random"},
     "sim.driver": {"random"},
     "sim.mesh": {"zmq"},
     "sim.network": {"random"},

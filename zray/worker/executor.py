@@ -31,6 +31,7 @@ from zray.worker.execution import Generators, RunsRecorded
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
+from zray.worker.produced import NOT_PRODUCED, take_arguments
 from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
 from zray.worker.run import generators, invoke, results
 from zray.worker.run.cancel import Interrupts
@@ -255,6 +256,9 @@ class TaskExecutor:
                     value = args = kwargs = None  # the user's objects must not live until the next task
                     if borrowed:
                         result = self.closing(task, result, borrowed)
+                elif extra and "behind" in extra and not take_arguments(lease, task):
+                    self._not_started(sequence, ends)
+                    continue
                 else:
                     result = self.run_one(task, lease, interrupts)
                 if interrupts.deferred:
@@ -289,6 +293,14 @@ class TaskExecutor:
             self.actor.saving.run(lease, work)
         self.queue.running = None
         return time.perf_counter_ns()
+
+    def _not_started(self, sequence: int, ends: list[Any]) -> None:
+        """The arguments of a task are not here; see zray.worker.produced."""
+        with self.loop.lock:
+            self.rt.marks[2] = sequence
+            ends.extend((sequence, NOT_PRODUCED))
+            self.queue.running = None
+            self.events.not_run()
 
     def _enter(self, lease: ServedLease) -> None:
         """The next task belongs to another lease than the last task."""

@@ -196,6 +196,16 @@ def test_one_consumer_of_an_object_follows_while_another_lease_is_idle_and_the_o
     assert {task.lease.number for task in consumers} == {1, 2}
 
 
+def test_one_consumer_of_an_object_follows_also_when_no_lease_is_idle(owner):
+    first = owner.task()
+    consumers = [owner.task(first) for _ in range(4)]
+    last = owner.task(consumers[0])
+    owner.turn()
+    assert states([*consumers, last]) == [PUSHED, WAITING, WAITING, WAITING, PUSHED]
+    owner.done(first, b"1")
+    assert states(consumers) == [PUSHED] * 4
+
+
 def test_chains_side_by_side_follow_when_no_lease_is_idle(owner):
     heads = [owner.task() for _ in range(3)]
     seconds = [owner.task(head) for head in heads]

@@ -100,23 +100,23 @@ class Followers:
         held = len(lease.inflight)
         following: list[Task] = []
         opened = sum(seq >= lease.barrier for seq in lease.inflight)  # tasks that the next one may not wait for
-        led: set[int] = set()  # producers that have a follower now
+        led: set[int] = set()  # sequence numbers of producers that have a follower now
         others_busy: bool | None = None
         for at, task in enumerate(candidates):  # it grows meanwhile
             makers = self._makers(task, lease)
-            depth = self._depth(task, makers) if makers else 0
-            if depth < 2 or makers is None:
+            if makers is None or (depth := self._depth(task, makers)) < 2:
                 continue
             if held + len(following) >= depth:
                 lease.candidates, lease.refill_at = candidates[at:], depth // 2
                 break
-            waits_for_all = sum(maker.seq >= lease.barrier for maker in makers) == opened
+            numbers = [maker.seq for maker in makers]
+            waits_for_all = sum(seq >= lease.barrier for seq in numbers) == opened
             if not waits_for_all:
                 if others_busy is None:
                     others_busy = not lease.key.queue and all(other.inflight for other in lease.key.leases.values())
-                if not others_busy or not led.isdisjoint(map(id, makers)):
+                if not others_busy or not led.isdisjoint(numbers):
                     continue
-            led.update(map(id, makers))
+            led.update(numbers)
             task.state, task.lease, task.seq = PUSHED, lease, lease.next_seq + len(following)
             task.behind += 1
             self._submitter.waiting -= 1
@@ -148,18 +148,23 @@ class Followers:
             elif type(value) is list and (value[0] == FAILED or (
                     value[0] == STORED and self._refs.ends.nodes and value[5] in self._refs.ends.nodes)):
                 return None
-        if missing != task.missing:  # it waits for something else, too
+        if not makers or missing != task.missing:  # it waits for something else, too
             return None
-        return None if near_arguments(task, self._submitter.node, self._refs.ends.has_ended) else makers
+        if (missing < len(task.deps or ()) or type(task.args) is list) and near_arguments(
+                task, self._submitter.node, self._refs.ends.has_ended):
+            return None
+        return makers
 
     def _depth(self, task: Task, makers: list[Task]) -> int:
         """How many tasks may be in flight where this one goes; 0 while a run time is not known."""
-        slowest = 1
-        for each in (task, *makers):
-            if each.fn.run_ns is None:
+        slowest = task.fn.run_ns
+        for maker in makers:
+            run_ns = maker.fn.run_ns
+            if slowest is None or run_ns is None:
                 return 0
-            slowest = max(slowest, each.fn.run_ns)
-        return min(self._submitter.run_ahead_max, self._submitter.run_ahead_ns // slowest)
+            if run_ns > slowest:
+                slowest = run_ns
+        return min(self._submitter.run_ahead_max, self._submitter.run_ahead_ns // (slowest or 1))
 
     # ------------------------------------------------------------ what comes back
 
@@ -195,14 +200,17 @@ class Followers:
 def is_plain(task: Task) -> bool:
     """Whether the task has a fixed number of returns, and leaves its worker as it is."""
     extra = task.extra
-    return task.nret > 0 and task.stream is None and not (extra and ("max_calls" in extra or "durability" in extra))
+    return task.nret > 0 and (extra is None or ("max_calls" not in extra and "durability" not in extra))
 
 
 def consumers_of(task: Task) -> list[Task]:
     """Tasks that wait for a result of this one: the first few."""
-    entries = task.entry if type(task.entry) is list else (task.entry,)
-    return [waiter.task for entry in entries if type(entry) is Entry and entry.waiters
-            for waiter in entry.waiters[:CONSUMERS_SEEN] if type(waiter) is Arrival]
+    entry = task.entry
+    if type(entry) is Entry:
+        waiters = entry.waiters
+    else:
+        waiters = [waiter for each in entry or () for waiter in each.waiters or ()]
+    return [waiter.task for waiter in waiters[:CONSUMERS_SEEN] if type(waiter) is Arrival] if waiters else []
 
 
 def places(task: Task) -> list[int]:

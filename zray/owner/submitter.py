@@ -53,7 +53,6 @@ from zray.wire.messages import (
     LeaseStatus,
     LeaseWant,
     PushTasks,
-    StreamItem,
     TasksDone,
 )
 
@@ -408,6 +407,13 @@ class Submitter:
                     entry.waiters = None
                     for waiter in waiters:
                         waiter(entry)
+            elif type(result) is bytes and task.nret == 1 and task.entry.value is None \
+                    and task.tid not in self.lineage.recipes:
+                # What ``finish`` does for one inline value of a task with arguments.
+                pins, task.pins = task.pins, None
+                self.end(task)
+                self.refs.complete(task.entry, result)
+                self.refs.unpin_all(pins)
             else:
                 self.finish(task, result, lease)
         self.refs.inline_bytes += inline
@@ -576,7 +582,7 @@ class Submitter:
             self._skip(task.key)
         elif task.lease is None:
             self.cancel_inline(task, recursive)
-        elif force and self._is_running_alone(task):
+        elif force and len(task.lease.inflight) == 1:
             self.net.send(self.node, LeaseKill(task.lease.number, "cancelled by force"))
         else:
             self.net.send(task.lease.link.peer, CancelTask(task.tid, task.attempt, recursive))
@@ -592,9 +598,6 @@ class Submitter:
             key.queue.extend(kept)
             key.skipped = 0
             self.touch(key)
-
-    def _is_running_alone(self, task: Task) -> bool:
-        return len(task.lease.inflight) == 1
 
     def children_of(self, parent: bytes) -> list[Task]:
         """Unfinished tasks submitted by task ``parent`` of this process."""
@@ -613,11 +616,6 @@ class Submitter:
         task.state = PUSHED  # the queue skips it
         task.lease = None
         return True
-
-    # ------------------------------------------------------------ streams
-
-    def on_stream_item(self, peer: bytes, message: StreamItem) -> None:
-        self.streams.on_item(peer, message)
 
     # ------------------------------------------------------------ time
 

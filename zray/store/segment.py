@@ -69,6 +69,13 @@ class Segment(SharedMemory):
     def reserve(self, start: int, length: int) -> None:
         os_linux.reserve(self._fd, start, length)
 
+    def write(self, start: int, data: bytes | memoryview) -> None:
+        """Write through the file, without mapping its pages."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._fd, view[done:], start + done)
+
     def map_overflow(self, start: int, fd: int) -> None:
         """From ``start`` on the mapping is that of another file.  OSError when that is not possible."""
         os_linux.map_over(self._mmap, start, self._size - start, fd)

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from tests.unit.test_owner import ACTOR, BORROWER, NODE, WORKER, Owner
 from zray.base import ids
-from zray.base.argument_errors import innermost
+from zray.base.argument_errors import UNPRODUCED, innermost
 from zray.base.errors import failure_text
 from zray.owner.calls import DEAD
 from zray.owner.failures import cancelled
@@ -97,6 +97,7 @@ def test_a_failure_that_went_through_arguments_is_that_of_the_last_task(fetched)
     owner.refs.unpin(entry)
     failure = raised()
     end(owner, first, failure)
+    end(owner, second, [m.FAILED, UNPRODUCED, {}])  # it was pushed behind the first
     assert reports(owner) == [] and innermost(last.value) is failure
     if fetched:
         owner.refs.unhandled.seen(last.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tests.fakes.mesh_net import MeshNet, say
 from zray.channels.ring import PUBLISHED, RING_FRAME_BYTES_MAX
 from zray.transport import shared
 from zray.transport.mesh import Limits, Mesh
+from zray.transport.polling import RINGS_ONLY_MAX
 
 SHARING = Limits(channels_max=2, spin_s=1e-4)
 
@@ -151,3 +153,86 @@ def test_an_offer_at_another_place_is_ignored(net, pair, path):
     b._shared.drop(a.incarnation)
     b._shared.offered(a.incarnation, path.encode(errors="surrogateescape"))
     assert not len(b._shared)
+
+
+def test_a_busy_ring_does_not_keep_a_process_from_its_sockets(net, pair):
+    a, b = pair
+    c = net.mesh()
+    c.connect(a.incarnation, a.endpoint)
+    say(c, a, "hello")
+    net.until(lambda: net.reasons(a) == ["hello"])
+    say(c, a, "by a socket")
+    c.flush()
+    assert select.select([a._inbound_fd], [], [], 5.0)[0]
+    for _ in range(RINGS_ONLY_MAX):
+        say(b, a, "by the ring")
+        b.flush()
+        a.poll(5.0)
+        a.drain(lambda peer, code, message: net.heard[a.incarnation].append((peer, message)))
+    assert net.reasons(a).count("by the ring") == RINGS_ONLY_MAX and "by a socket" in net.reasons(a)
+
+
+def test_a_thread_that_polls_is_woken_when_a_way_comes_or_goes(net, pair):
+    a, b = pair
+    a.clear_wake()
+    a._shared.drop(b.incarnation)
+    assert a.woken
+    net.until(lambda: not b._shared.ways)
+    a.clear_wake()
+    a._poll_rings(())
+    assert a.woken
+
+
+def test_two_processes_that_offer_at_once_keep_one_way(net):
+    a, b = net.mesh(limits=SHARING), net.mesh(limits=SHARING)
+    a.connect(b.incarnation, b.endpoint)
+    b.connect(a.incarnation, a.endpoint)
+    say(a, b, "call")
+    say(b, a, "call")
+    net.until(lambda: net.reasons(a) == net.reasons(b) == ["call"])
+    paths = {}
+    for one, other in ((a, b), (b, a)):
+        record = one._records[other.incarnation]
+        paths[one] = b""
+        while not paths[one]:
+            paths[one] = one._shared.offer(other.incarnation, record, one.clock())
+    a._shared.offered(b.incarnation, paths[b])
+    b._shared.offered(a.incarnation, paths[a])
+    net.until(lambda: bool(a._shared.ways and b._shared.ways))
+    lower, higher = sorted((a, b), key=paths.__getitem__)
+    assert len(higher._shared) == 1 and len(lower._shared) == 1
+    ways = a._shared.list + b._shared.list
+    for number in range(10):
+        say(a, b, str(number))
+        say(b, a, str(number))
+        net.until(lambda number=number: len(net.reasons(a)) == len(net.reasons(b)) == number + 2)
+    assert ways == a._shared.list + b._shared.list
+
+
+def test_no_offer_to_a_peer_on_another_machine(net, pair):
+    a, b = pair
+    a._shared.drop(b.incarnation)
+    record = a._records[b.incarnation]
+    record.dialled.endpoint = "tcp://10.0.0.1:1"
+    for _ in range(10):
+        a._offer_shared(b.incarnation, record, a.clock())
+    assert not len(a._shared)
+
+
+def test_where_the_system_grants_no_memory_frames_go_by_sockets_and_offers_pause(net, monkeypatch):
+    def refuse(name: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    asked = []
+    offer = shared.DuplexOffer
+    monkeypatch.setattr(shared, "DuplexOffer", lambda path: asked.append(path) or offer(path))
+    a, b = net.mesh(limits=SHARING), net.mesh(limits=SHARING)
+    a.connect(b.incarnation, b.endpoint)
+    for number in range(20):
+        say(a, b, str(number))
+        net.until(lambda number=number: len(net.reasons(b)) == number + 1)
+        say(b, a, str(number))
+        net.until(lambda number=number: len(net.reasons(a)) == number + 1)
+    net.until(lambda: not len(a._shared) and not len(b._shared))
+    assert len(asked) == 1 and not net.errors

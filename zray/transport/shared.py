@@ -54,6 +54,7 @@ class SharedWays:
         self._by_fd: dict[int, SharedWay] = {}
         self._offers: dict[int, tuple[bytes, DuplexOffer, float]] = {}
         self._answers: dict[int, tuple[bytes, DuplexAnswer]] = {}
+        self._no_offer_until = 0.0  # after one that failed here
         self._register, self._unregister, self._tell = register, unregister, changed
 
     def __len__(self) -> int:
@@ -70,12 +71,14 @@ class SharedWays:
             return b""
         record.heat = 0
         self._withdraw(now)
-        if any(offered == peer for offered, _, _ in self._offers.values()) or not self._has_room():
+        if (now < self._no_offer_until or self._offer_to(peer) is not None
+                or any(answered == peer for answered, _ in self._answers.values()) or not self._has_room()):
             return b""
         path = os.path.join(self._folder, f"{_PREFIX}{os.urandom(8).hex()}.sock")
         try:
             offer = DuplexOffer(path)
         except OSError:  # no descriptor is left, or the session's folder has gone
+            self._no_offer_until = now + WITHDRAW_S
             return b""
         self._offers[offer.fileno()] = (peer, offer, now)
         self._register(offer.fileno())
@@ -84,7 +87,15 @@ class SharedWays:
     def offered(self, peer: bytes, path: bytes) -> None:
         """A peer has offered a way."""
         folder, name = os.path.split(path.decode(errors="replace"))
-        if peer in self.ways or folder != self._folder or not name.startswith(_PREFIX) or not self._has_room():
+        if peer in self.ways or folder != self._folder or not name.startswith(_PREFIX):
+            return
+        mine = self._offer_to(peer)
+        if mine is not None:  # both have offered, and each would take the other's: both keep the one of the lower path
+            fd, offer = mine
+            if offer.path.encode() < path:
+                return
+            self._close_offer(fd, offer)
+        if not self._has_room():
             return
         try:
             answer = DuplexAnswer(os.path.join(folder, name))
@@ -92,6 +103,12 @@ class SharedWays:
             return
         self._answers[answer.fileno()] = (peer, answer)
         self._register(answer.fileno())
+
+    def _offer_to(self, peer: bytes) -> tuple[int, DuplexOffer] | None:
+        for fd, (offered, offer, _) in self._offers.items():
+            if offered == peer:
+                return fd, offer
+        return None
 
     def _has_room(self) -> bool:
         """Whether one more may be made; those at rest go first."""
@@ -119,11 +136,11 @@ class SharedWays:
         if way is not None:
             way.ending = way.ending or not way.duplex.woken()
         elif fd in self._offers:
-            peer, offer, _ = self._offers[fd]
+            peer, offer, since = self._offers[fd]
             try:
                 self._made(peer, offer.accept())
             except Refused:
-                pass
+                self._no_offer_until = since + WITHDRAW_S
             self._close_offer(fd, offer)
         elif fd in self._answers:
             peer, answer = self._answers.pop(fd)

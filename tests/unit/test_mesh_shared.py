@@ -23,6 +23,7 @@ SHARING = Limits(channels_max=2, spin_s=1e-4)
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MeshNet]:
     monkeypatch.setattr(shared, "HEAT_FRAMES", 2)
     monkeypatch.setattr(shared, "HEAT_S", 10.0)
+    monkeypatch.setattr(shared, "REST_S", 0.0)
     net = MeshNet(tmp_path)
     yield net
     for mesh in net.meshes:
@@ -127,6 +128,24 @@ def test_ways_at_rest_make_room_and_their_number_is_bounded(net):
     net.until(lambda: all(net.reasons(other) == ["x"] for other in others))
 
 
+def test_ways_of_peers_that_talk_in_turn_stay(net, monkeypatch):
+    a = net.mesh(limits=SHARING)
+    others = [net.mesh(limits=SHARING) for _ in range(4)]
+    for other in others[:2]:
+        warm(net, a, other)
+    ways = a._shared.list
+    monkeypatch.setattr(shared, "REST_S", 1000.0)
+    a._shared._looked_at = a.clock()
+    for other in others[2:]:
+        a.connect(other.incarnation, other.endpoint)
+    for number in range(10):
+        for other in others:
+            say(other, a, f"{number}") if number else say(a, other, "hello")
+            net.until(lambda: not a._outbox and not other._outbox)
+        net.until(lambda number=number: len(net.reasons(a)) == 4 * number)
+    assert a._shared.list == ways
+
+
 def test_a_process_without_such_ways_ignores_the_offer(net):
     a, b = net.mesh(limits=SHARING), net.mesh()
     a.connect(b.incarnation, b.endpoint)
@@ -151,7 +170,7 @@ def test_no_offer_to_a_daemon(net):
 def test_an_offer_at_another_place_is_ignored(net, pair, path):
     a, b = pair
     b._shared.drop(a.incarnation)
-    b._shared.offered(a.incarnation, path.encode(errors="surrogateescape"))
+    b._shared.offered(a.incarnation, path.encode(errors="surrogateescape"), b.clock())
     assert not len(b._shared)
 
 
@@ -196,8 +215,8 @@ def test_two_processes_that_offer_at_once_keep_one_way(net):
         paths[one] = b""
         while not paths[one]:
             paths[one] = one._shared.offer(other.incarnation, record, one.clock())
-    a._shared.offered(b.incarnation, paths[b])
-    b._shared.offered(a.incarnation, paths[a])
+    a._shared.offered(b.incarnation, paths[b], a.clock())
+    b._shared.offered(a.incarnation, paths[a], b.clock())
     net.until(lambda: bool(a._shared.ways and b._shared.ways))
     lower, higher = sorted((a, b), key=paths.__getitem__)
     assert len(higher._shared) == 1 and len(lower._shared) == 1

@@ -300,7 +300,7 @@ class Mesh(PeerConnections):
             if record is not None and record.session is not None:
                 self._on_control(peer, record, flags, ack, now)
                 if flags & OFFER and self._shared is not None and record.inbound:
-                    self._shared.offered(peer, frame[SIZE:])
+                    self._shared.offered(peer, frame[SIZE:], now)
             return 0
         if record is None or record.session is None:
             record = self._admit(peer, sequence)

@@ -16,10 +16,11 @@ import os
 from collections.abc import Callable
 
 from zray.channels.duplex import Duplex, DuplexAnswer, DuplexOffer, Refused
-from zray.channels.ring import RingReader
+from zray.channels.ring import PUBLISHED, RingReader
 from zray.transport.peers import PeerRecord
 
 HEAT_FRAMES, HEAT_S = 16, 0.05
+REST_S = 0.5  # between two looks for ways at rest: in less time, ways of many peers that talk in turn would go all round
 WITHDRAW_S = 5.0
 _NODE = 4  # bytes of an incarnation that name its node; those of a daemon end in zeros
 _PREFIX = "c-"
@@ -55,6 +56,7 @@ class SharedWays:
         self._offers: dict[int, tuple[bytes, DuplexOffer, float]] = {}
         self._answers: dict[int, tuple[bytes, DuplexAnswer]] = {}
         self._no_offer_until = 0.0  # after one that failed here
+        self._looked_at = 0.0  # for ways at rest
         self._register, self._unregister, self._tell = register, unregister, changed
 
     def __len__(self) -> int:
@@ -72,7 +74,7 @@ class SharedWays:
         record.heat = 0
         self._withdraw(now)
         if (now < self._no_offer_until or self._offer_to(peer) is not None
-                or any(answered == peer for answered, _ in self._answers.values()) or not self._has_room()):
+                or any(answered == peer for answered, _ in self._answers.values()) or not self._has_room(now)):
             return b""
         path = os.path.join(self._folder, f"{_PREFIX}{os.urandom(8).hex()}.sock")
         try:
@@ -84,7 +86,7 @@ class SharedWays:
         self._register(offer.fileno())
         return path.encode()
 
-    def offered(self, peer: bytes, path: bytes) -> None:
+    def offered(self, peer: bytes, path: bytes, now: float) -> None:
         """A peer has offered a way."""
         folder, name = os.path.split(path.decode(errors="replace"))
         if peer in self.ways or folder != self._folder or not name.startswith(_PREFIX):
@@ -95,7 +97,7 @@ class SharedWays:
             if offer.path.encode() < path:
                 return
             self._close_offer(fd, offer)
-        if not self._has_room():
+        if not self._has_room(now):
             return
         try:
             answer = DuplexAnswer(os.path.join(folder, name))
@@ -110,11 +112,12 @@ class SharedWays:
                 return fd, offer
         return None
 
-    def _has_room(self) -> bool:
+    def _has_room(self, now: float) -> bool:
         """Whether one more may be made; those at rest go first."""
-        if len(self) >= self.ways_max:
+        if len(self) >= self.ways_max and now - self._looked_at >= REST_S:
+            self._looked_at = now
             for way in self.list:
-                count = way.reader.count + way.writer.count
+                count = way.reader.words[PUBLISHED] + way.writer.count
                 if way.used == count:
                     self.drop(way.peer)
                 way.used = count

@@ -141,7 +141,7 @@ def test_ways_of_peers_that_talk_in_turn_stay(net, monkeypatch):
     for number in range(10):
         for other in others:
             say(other, a, f"{number}") if number else say(a, other, "hello")
-            net.until(lambda: not a._outbox and not other._outbox)
+            other.flush()
         net.until(lambda number=number: len(net.reasons(a)) == 4 * number)
     assert a._shared.list == ways
 

@@ -20,7 +20,7 @@ from zray.channels.ring import PUBLISHED, RingReader
 from zray.transport.peers import PeerRecord
 
 HEAT_FRAMES, HEAT_S = 16, 0.05
-REST_S = 0.5  # between two looks for ways at rest: in less time, ways of many peers that talk in turn would go all round
+REST_S = 0.5  # between two looks for ways at rest: with less, those of many peers that talk in turn would all go
 WITHDRAW_S = 5.0
 _NODE = 4  # bytes of an incarnation that name its node; those of a daemon end in zeros
 _PREFIX = "c-"

@@ -138,11 +138,13 @@ def test_ways_of_peers_that_talk_in_turn_stay(net, monkeypatch):
     a._shared._looked_at = a.clock()
     for other in others[2:]:
         a.connect(other.incarnation, other.endpoint)
+    for other in others:
+        say(a, other, "hello")
+    net.until(lambda: all(map(net.reasons, others)))
     for number in range(10):
         for other in others:
-            say(other, a, f"{number}") if number else say(a, other, "hello")
-            other.flush()
-        net.until(lambda number=number: len(net.reasons(a)) == 4 * number)
+            say(other, a, str(number))
+        net.until(lambda number=number: len(net.reasons(a)) == 4 * number + 4)
     assert a._shared.list == ways
 
 

@@ -230,6 +230,21 @@ def test_two_processes_that_offer_at_once_keep_one_way(net):
     assert ways == a._shared.list + b._shared.list
 
 
+def test_an_offer_ends_with_its_peer(net, pair):
+    a, b = pair
+    a._shared.drop(b.incarnation)
+    net.until(lambda: not b._shared.ways)
+    record = a._records[b.incarnation]
+    path = b""
+    while not path:
+        path = a._shared.offer(b.incarnation, record, a.clock())
+    b._shared.offered(a.incarnation, path, b.clock())
+    assert len(a._shared) == len(b._shared) == 1 and os.path.exists(path)
+    a.forget(b.incarnation)
+    b.forget(a.incarnation)
+    assert not len(a._shared) and not len(b._shared) and not os.path.exists(path)
+
+
 def test_no_offer_to_a_peer_on_another_machine(net, pair):
     a, b = pair
     a._shared.drop(b.incarnation)

@@ -133,6 +133,11 @@ class SharedWays:
         self._unregister(fd)
         offer.close()
 
+    def _close_answer(self, fd: int, answer: DuplexAnswer) -> None:
+        del self._answers[fd]
+        self._unregister(fd)
+        answer.close()
+
     def fired(self, fd: int) -> None:
         """A descriptor is readable."""
         way = self._by_fd.get(fd)
@@ -165,7 +170,13 @@ class SharedWays:
     # ------------------------------------------------------------ ways go
 
     def drop(self, peer: bytes) -> None:
-        """The way to a peer ends; no effect without one."""
+        """The way to a peer ends, and what was to be one; no effect without one."""
+        mine = self._offer_to(peer)
+        if mine is not None:
+            self._close_offer(*mine)
+        for fd, (answered, answer) in list(self._answers.items()):
+            if answered == peer:
+                self._close_answer(fd, answer)
         way = self.ways.pop(peer, None)
         if way is not None:
             del self._by_fd[way.duplex.fileno()]
@@ -181,9 +192,7 @@ class SharedWays:
         for fd, (_, offer, _) in list(self._offers.items()):
             self._close_offer(fd, offer)
         for fd, (_, answer) in list(self._answers.items()):
-            self._unregister(fd)
-            answer.close()
-        self._answers.clear()
+            self._close_answer(fd, answer)
         for peer in list(self.ways):
             self.drop(peer)
 

@@ -245,6 +245,19 @@ def test_an_offer_ends_with_its_peer(net, pair):
     assert not len(a._shared) and not len(b._shared) and not os.path.exists(path)
 
 
+def test_an_offer_that_is_not_taken_makes_room_for_that_of_another_peer(net, pair):
+    a, b = pair
+    a._shared.drop(b.incarnation)
+    record = a._records[b.incarnation]
+    path = b""
+    while not path:
+        path = a._shared.offer(b.incarnation, record, a.clock())
+    a._shared.offered(bytes(8), path + b"x", a.clock())
+    assert os.path.exists(path)
+    a._shared.offered(bytes(8), path + b"x", a.clock() + shared.WITHDRAW_S)
+    assert not os.path.exists(path) and not len(a._shared)
+
+
 def test_no_offer_to_a_peer_on_another_machine(net, pair):
     a, b = pair
     a._shared.drop(b.incarnation)

@@ -97,6 +97,7 @@ class SharedWays:
             if offer.path.encode() < path:
                 return
             self._close_offer(fd, offer)
+        self._withdraw(now)
         if not self._has_room(now):
             return
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import select
 import signal
 import socket
@@ -80,6 +81,33 @@ def test_an_offer_of_something_else_is_refused(tmp_path):
             answer.receive()
     os.close(plain)
     listener.close()
+
+
+def test_without_descriptors_nothing_comes_of_an_offer(tmp_path):
+    offer = DuplexOffer(str(tmp_path / "c-1.sock"))
+    answer = DuplexAnswer(offer.path)
+    assert readable(offer)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        for attempt in (offer.accept, lambda: DuplexAnswer(offer.path)):
+            with pytest.raises(Refused):
+                attempt()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_free_descriptor() + 1, hard))
+        with pytest.raises(Refused):  # the connection gets the last one, the memory none
+            offer.accept()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with pytest.raises(Refused):
+        answer.receive()
+    offer.close()
+
+
+def _free_descriptor() -> int:
+    resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:] * 2)
+    free = os.dup(0)
+    os.close(free)
+    return free
 
 
 _ECHO = """

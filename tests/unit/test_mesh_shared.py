@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tests.fakes.mesh_net import MeshNet, say
 from zray.channels.ring import PUBLISHED, RING_FRAME_BYTES_MAX
 from zray.transport import shared
 from zray.transport.mesh import Limits, Mesh
+from zray.transport.polling import RINGS_ONLY_MAX
 
 SHARING = Limits(channels_max=2, spin_s=1e-4)
 
@@ -21,6 +23,7 @@ SHARING = Limits(channels_max=2, spin_s=1e-4)
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MeshNet]:
     monkeypatch.setattr(shared, "HEAT_FRAMES", 2)
     monkeypatch.setattr(shared, "HEAT_S", 10.0)
+    monkeypatch.setattr(shared, "REST_S", 0.0)
     net = MeshNet(tmp_path)
     yield net
     for mesh in net.meshes:
@@ -125,6 +128,26 @@ def test_ways_at_rest_make_room_and_their_number_is_bounded(net):
     net.until(lambda: all(net.reasons(other) == ["x"] for other in others))
 
 
+def test_ways_of_peers_that_talk_in_turn_stay(net, monkeypatch):
+    a = net.mesh(limits=SHARING)
+    others = [net.mesh(limits=SHARING) for _ in range(4)]
+    for other in others[:2]:
+        warm(net, a, other)
+    ways = a._shared.list
+    monkeypatch.setattr(shared, "REST_S", 1000.0)
+    a._shared._looked_at = a.clock()
+    for other in others[2:]:
+        a.connect(other.incarnation, other.endpoint)
+    for other in others:
+        say(a, other, "hello")
+    net.until(lambda: all(map(net.reasons, others)))
+    for number in range(10):
+        for other in others:
+            say(other, a, str(number))
+        net.until(lambda number=number: len(net.reasons(a)) == 4 * number + 4)
+    assert a._shared.list == ways
+
+
 def test_a_process_without_such_ways_ignores_the_offer(net):
     a, b = net.mesh(limits=SHARING), net.mesh()
     a.connect(b.incarnation, b.endpoint)
@@ -149,5 +172,116 @@ def test_no_offer_to_a_daemon(net):
 def test_an_offer_at_another_place_is_ignored(net, pair, path):
     a, b = pair
     b._shared.drop(a.incarnation)
-    b._shared.offered(a.incarnation, path.encode(errors="surrogateescape"))
+    b._shared.offered(a.incarnation, path.encode(errors="surrogateescape"), b.clock())
     assert not len(b._shared)
+
+
+def test_a_busy_ring_does_not_keep_a_process_from_its_sockets(net, pair):
+    a, b = pair
+    c = net.mesh()
+    c.connect(a.incarnation, a.endpoint)
+    say(c, a, "hello")
+    net.until(lambda: net.reasons(a) == ["hello"])
+    say(c, a, "by a socket")
+    c.flush()
+    assert select.select([a._inbound_fd], [], [], 5.0)[0]
+    for _ in range(RINGS_ONLY_MAX):
+        say(b, a, "by the ring")
+        b.flush()
+        a.poll(5.0)
+        a.drain(lambda peer, code, message: net.heard[a.incarnation].append((peer, message)))
+    assert net.reasons(a).count("by the ring") == RINGS_ONLY_MAX and "by a socket" in net.reasons(a)
+
+
+def test_a_thread_that_polls_is_woken_when_a_way_comes_or_goes(net, pair):
+    a, b = pair
+    a.clear_wake()
+    a._shared.drop(b.incarnation)
+    assert a.woken
+    net.until(lambda: not b._shared.ways)
+    a.clear_wake()
+    a._poll_rings(())
+    assert a.woken
+
+
+def test_two_processes_that_offer_at_once_keep_one_way(net):
+    a, b = net.mesh(limits=SHARING), net.mesh(limits=SHARING)
+    a.connect(b.incarnation, b.endpoint)
+    b.connect(a.incarnation, a.endpoint)
+    say(a, b, "call")
+    say(b, a, "call")
+    net.until(lambda: net.reasons(a) == net.reasons(b) == ["call"])
+    paths = {}
+    for one, other in ((a, b), (b, a)):
+        record = one._records[other.incarnation]
+        paths[one] = b""
+        while not paths[one]:
+            paths[one] = one._shared.offer(other.incarnation, record, one.clock())
+    a._shared.offered(b.incarnation, paths[b], a.clock())
+    b._shared.offered(a.incarnation, paths[a], b.clock())
+    net.until(lambda: bool(a._shared.ways and b._shared.ways))
+    lower, higher = sorted((a, b), key=paths.__getitem__)
+    assert len(higher._shared) == 1 and len(lower._shared) == 1
+    ways = a._shared.list + b._shared.list
+    for number in range(10):
+        say(a, b, str(number))
+        say(b, a, str(number))
+        net.until(lambda number=number: len(net.reasons(a)) == len(net.reasons(b)) == number + 2)
+    assert ways == a._shared.list + b._shared.list
+
+
+def test_an_offer_ends_with_its_peer(net, pair):
+    a, b = pair
+    a._shared.drop(b.incarnation)
+    net.until(lambda: not b._shared.ways)
+    record = a._records[b.incarnation]
+    path = b""
+    while not path:
+        path = a._shared.offer(b.incarnation, record, a.clock())
+    b._shared.offered(a.incarnation, path, b.clock())
+    assert len(a._shared) == len(b._shared) == 1 and os.path.exists(path)
+    a.forget(b.incarnation)
+    b.forget(a.incarnation)
+    assert not len(a._shared) and not len(b._shared) and not os.path.exists(path)
+
+
+def test_an_offer_that_is_not_taken_makes_room_for_that_of_another_peer(net, pair):
+    a, b = pair
+    a._shared.drop(b.incarnation)
+    record = a._records[b.incarnation]
+    path = b""
+    while not path:
+        path = a._shared.offer(b.incarnation, record, a.clock())
+    a._shared.offered(bytes(8), path + b"x", a.clock())
+    assert os.path.exists(path)
+    a._shared.offered(bytes(8), path + b"x", a.clock() + shared.WITHDRAW_S)
+    assert not os.path.exists(path) and not len(a._shared)
+
+
+def test_no_offer_to_a_peer_on_another_machine(net, pair):
+    a, b = pair
+    a._shared.drop(b.incarnation)
+    record = a._records[b.incarnation]
+    record.dialled.endpoint = "tcp://10.0.0.1:1"
+    for _ in range(10):
+        a._offer_shared(b.incarnation, record, a.clock())
+    assert not len(a._shared)
+
+
+def test_where_the_system_grants_no_memory_frames_go_by_sockets_and_offers_pause(net, monkeypatch):
+    def refuse(name: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    asked = []
+    offer = shared.DuplexOffer
+    monkeypatch.setattr(shared, "DuplexOffer", lambda path: asked.append(path) or offer(path))
+    a, b = net.mesh(limits=SHARING), net.mesh(limits=SHARING)
+    a.connect(b.incarnation, b.endpoint)
+    for number in range(20):
+        say(a, b, str(number))
+        net.until(lambda number=number: len(net.reasons(b)) == number + 1)
+        say(b, a, str(number))
+        net.until(lambda number=number: len(net.reasons(a)) == number + 1)
+    net.until(lambda: not len(a._shared) and not len(b._shared))
+    assert len(asked) == 1 and not net.errors

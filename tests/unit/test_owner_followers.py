@@ -10,7 +10,8 @@ from tests.fakes.owner_net import RecordingNet
 from zray.base.argument_errors import ARGUMENT, UNPRODUCED
 from zray.base.config import Config
 from zray.base.ends import Ends
-from zray.owner.followers import CONSUMERS_SEEN, FOLLOWS_MAX
+from zray.owner import followers
+from zray.owner.followers import CONSUMERS_SEEN, FOLLOWS_MAX, is_plain
 from zray.owner.ports import SubmitterPorts
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Task
 from zray.owner.references import References
@@ -480,3 +481,17 @@ def test_a_task_behind_its_producer_is_shown_as_waiting_for_its_argument(owner):
     assert state_of(second) == "PENDING_ARGS_AVAIL"
     owner.done(first, b"0")
     assert state_of(second) == "SUBMITTED_TO_WORKER"
+
+
+def test_a_task_with_thousands_of_producers_is_not_looked_at_once_for_each(monkeypatch):
+    looks = []
+    monkeypatch.setattr(followers, "is_plain", lambda task: looks.append(task) or is_plain(task))
+    owner = Owner()
+    producers = [owner.task() for _ in range(2000)]
+    last = owner.task(*producers)
+    owner.turn()
+    while last.state == WAITING:
+        running = [task for task in producers if task.state == PUSHED]
+        assert running
+        owner.done(*[part for task in running for part in (task, b"v")])
+    assert len(looks) < 2 * len(producers)

@@ -165,7 +165,7 @@ class Fence:
 def side(kind, machine, who, fences=True):
     made = kind.__new__(kind)
     made.words = made.bytes = Words(machine, who)
-    made.generation, made.count = GENERATION, 0
+    made.generation, made.count, made._keeps_order = GENERATION, 0, True
     made._fences = (Fence(machine, who),) if fences else ()
     return made
 
@@ -273,3 +273,20 @@ def test_a_closed_side_is_noticed_by_a_thread_that_looks_at_it():
 def test_arm64_gets_two_locks(monkeypatch):
     monkeypatch.setattr(ring.platform, "machine", lambda: "aarch64")
     assert len(both()[0]._fences) == 2
+
+
+# ---------------------------------------------------------------- processors that move stores and loads
+
+def test_where_stores_and_loads_are_moved_fences_hold_a_frame_between_its_counts(monkeypatch):
+    monkeypatch.setattr(ring.platform, "machine", lambda: "aarch64")
+    writer, reader, memory = both()
+    words, steps = memoryview(memory).cast("Q"), []
+    for side in (writer, reader):
+        monkeypatch.setattr(side, "_fence", lambda: steps.append(
+            (words[PUBLISHED], b"a frame" in memory, words[CONSUMED])))
+    writer.put(b"a frame")
+    assert steps == [(0, True, 0)], "the frame is there, and not counted yet"
+    steps.clear()
+    assert reader.take() == b"a frame"
+    assert steps == [(1, True, 0)] * 2, "before and after the copy, and before the slot counts as free"
+    words.release()

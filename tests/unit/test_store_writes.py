@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -89,3 +90,13 @@ def test_a_write_through_the_file_goes_on_after_a_part(client, monkeypatch):
     data = os.urandom(10_000)
     client.arena.write(4096, data)
     assert client.raw[4096 : 4096 + len(data)] == data
+
+
+def test_a_process_that_may_write_no_large_files_uses_the_mapping(client):
+    extent(client, 0, CAPACITY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        write(client, CAPACITY - 4096)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -28,7 +28,7 @@ _FD_BYTES = array.array("i").itemsize
 
 
 class Refused(Exception):
-    """No channel comes of this: the other side has ended, or has sent something else."""
+    """No channel comes of this: the other side has ended, or has sent something else; or the system grants no more."""
 
 
 class DuplexOffer:
@@ -54,8 +54,9 @@ class DuplexOffer:
         except OSError as error:
             raise Refused(str(error)) from None
         connection.setblocking(False)
-        handle = os.memfd_create("zray-rings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        handle = -1
         try:
+            handle = os.memfd_create("zray-rings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(handle, 2 * RING_BYTES)
             fcntl.fcntl(handle, fcntl.F_ADD_SEALS, _SEALS)
             memory = mmap.mmap(handle, 2 * RING_BYTES)
@@ -65,7 +66,8 @@ class DuplexOffer:
             connection.close()
             raise Refused(str(error)) from None
         finally:
-            os.close(handle)
+            if handle >= 0:
+                os.close(handle)
         return Duplex(connection, memory, generation, writes_first=True)
 
     def close(self) -> None:
@@ -78,7 +80,10 @@ class DuplexAnswer:
     """The connection to an offer; the memory is on its way."""
 
     def __init__(self, path: str):
-        self._socket = socket.socket(socket.AF_UNIX, _KIND)
+        try:
+            self._socket = socket.socket(socket.AF_UNIX, _KIND)
+        except OSError as error:
+            raise Refused(str(error)) from None
         try:
             self._socket.connect(path)
         except OSError as error:

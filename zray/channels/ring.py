@@ -10,6 +10,9 @@ stores ASLEEP and loads PUBLISHED once more; the writer stores PUBLISHED and the
 other's store, if neither processor moves its load before its store (Dekker's problem).  x86-64 does move it, and arm64
 moves more, so there is a fence between the two: an atomic exchange, which an uncontended lock makes.
 
+A frame must be there before its count, and be copied before its slot counts as free.  x86-64 keeps the order of stores
+and that of loads, and moves no store before a load; elsewhere there are fences for this, too.
+
 Nothing that the other process writes is trusted: a count that cannot be, a length that does not fit, or a check that
 is not of this frame and this ring raises RingBroken.
 """
@@ -42,8 +45,9 @@ class _Side:
         self.generation = generation
         self.count = 0  # frames written, or taken
         lock = allocate_lock()
+        self._keeps_order = platform.machine() in ("x86_64", "AMD64")
         # arm64: the release of one lock and the acquisition of the next keep the order that one alone does not
-        self._fences = (lock,) if platform.machine() in ("x86_64", "AMD64") else (lock, allocate_lock())
+        self._fences = (lock,) if self._keeps_order else (lock, allocate_lock())
 
     def _fence(self) -> None:
         for lock in self._fences:
@@ -70,6 +74,8 @@ class RingWriter(_Side):
         start = _HEAD_BYTES + count % RING_SLOTS * RING_SLOT_BYTES
         self.bytes[start + 8:start + 8 + size] = frame
         words[start >> 3] = ((self.generation ^ count) & _CHECK) << 32 | size
+        if not self._keeps_order:
+            self._fence()
         self.count = words[PUBLISHED] = count + 1
         for lock in self._fences:
             with lock:
@@ -95,12 +101,16 @@ class RingReader(_Side):
             return None
         if not count < published <= count + RING_SLOTS:
             raise RingBroken(f"{published} frames written, {count} taken")
+        if not self._keeps_order:
+            self._fence()
         start = _HEAD_BYTES + count % RING_SLOTS * RING_SLOT_BYTES
         head = words[start >> 3]
         size = head & _CHECK
         if head >> 32 != (self.generation ^ count) & _CHECK or size > RING_FRAME_BYTES_MAX:
             raise RingBroken(f"frame {count} has no valid head")
         frame = bytes(self.bytes[start + 8:start + 8 + size])
+        if not self._keeps_order:
+            self._fence()
         self.count = words[CONSUMED] = count + 1
         return frame
 

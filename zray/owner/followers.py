@@ -98,6 +98,7 @@ class Followers:
                 or lease.death_notice is not None or lease.key.failed is not None \
                 or lease.key.strategy.get("kind") == "spread":
             return
+        candidates = [*dict.fromkeys(candidates)]  # a task with many producers came with each
         held = len(lease.inflight)
         following: list[Task] = []
         opened = sum(seq >= lease.barrier for seq in lease.inflight)  # tasks that the next one may not wait for
@@ -132,8 +133,8 @@ class Followers:
     def _makers(self, task: Task, lease: Lease) -> list[Task] | None:
         """The tasks on this lease that make all missing arguments; None when the task may not follow them."""
         if task.state != WAITING or task.key is not lease.key or task.behind >= FOLLOWS_MAX \
-                or task.fn.arguments_carry or not is_plain(task):
-            return None
+                or task.missing > self._submitter.run_ahead_max or task.fn.arguments_carry or not is_plain(task):
+            return None  # the first rules that fail: a look at all arguments takes long for a task that has thousands
         makers: list[Task] = []
         missing = 0
         for record in task.deps or ():

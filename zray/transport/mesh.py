@@ -220,7 +220,7 @@ class Mesh(PeerConnections):
     def _offer_shared(self, peer: bytes, record: PeerRecord, now: float) -> None:
         """A frame has come from a peer that we have dialled: if that is often, offer it a way through shared memory."""
         assert self._shared is not None
-        if peer not in self._shared.ways and record.dialled is not None and record.dialled.route:
+        if peer not in self._shared.ways and record.dialled is not None and record.dialled.endpoint.startswith("ipc:"):
             path = self._shared.offer(peer, record, now)
             if path:
                 try_send(*self._way(peer), envelope.pack(OFFER, self.job, self.incarnation, peer, 0, 0) + path)
@@ -300,7 +300,7 @@ class Mesh(PeerConnections):
             if record is not None and record.session is not None:
                 self._on_control(peer, record, flags, ack, now)
                 if flags & OFFER and self._shared is not None and record.inbound:
-                    self._shared.offered(peer, frame[SIZE:])
+                    self._shared.offered(peer, frame[SIZE:], now)
             return 0
         if record is None or record.session is None:
             record = self._admit(peer, sequence)

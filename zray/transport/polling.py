@@ -13,6 +13,8 @@ import select
 from zray.channels.ring import RingReader
 from zray.channels.waiting import RingWait
 
+RINGS_ONLY_MAX = 16  # polls that end with a frame in a ring, until one looks at the sockets too: they would starve
+
 
 class Polling:
     """Two pollers, one for callers and one for the service thread, over the same descriptors."""
@@ -23,6 +25,7 @@ class Polling:
     def _open_pollers(self, inbound_fd: int, outbound_fd: int, monitor_fd: int, spin_s: float) -> None:
         self._ring_wait = RingWait(spin_s, self)
         self._ring_fds: set[int] = set()  # descriptors of ways through shared memory that have fired
+        self._rings_only = 0  # polls in a row that have looked at rings only
         self._inbound_fd, self._outbound_fd, self._monitor_fd = inbound_fd, outbound_fd, monitor_fd
         self._tcp_fd = self._watched_fd = -1
         self.watched_fired = False  # a poll has seen the watched descriptor; the caller that looks at it resets this
@@ -46,8 +49,12 @@ class Polling:
             poller.unregister(fd)
 
     def _poll_rings(self, rings: tuple[RingReader, ...]) -> None:
-        """These are the rings of the process now.  A thread that polls meanwhile is woken for their frames too."""
+        """These are the rings of the process now.
+
+        A thread that polls meanwhile begins anew: it would not tell the writer of a new ring that it sleeps.
+        """
         self._rings = rings
+        self.wake()
 
     def _close_pollers(self) -> None:
         for poller in self._pollers:
@@ -58,7 +65,11 @@ class Polling:
         """Block until something arrived, wake() was called, or the time passed.  Needs no lock; touches no socket."""
         rings = self._rings
         if rings and (timeout_s is None or timeout_s > 0) and self._ring_wait.must_not_block(rings, not service):
-            return
+            self._rings_only += 1
+            if self._rings_only < RINGS_ONLY_MAX:
+                return
+            timeout_s = 0
+        self._rings_only = 0
         try:
             events = self._pollers[service].poll(timeout_s)  # rounds up to milliseconds, so never early
         except ValueError:

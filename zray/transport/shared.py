@@ -16,10 +16,11 @@ import os
 from collections.abc import Callable
 
 from zray.channels.duplex import Duplex, DuplexAnswer, DuplexOffer, Refused
-from zray.channels.ring import RingReader
+from zray.channels.ring import PUBLISHED, RingReader
 from zray.transport.peers import PeerRecord
 
 HEAT_FRAMES, HEAT_S = 16, 0.05
+REST_S = 0.5  # between two looks for ways at rest: with less, those of many peers that talk in turn would all go
 WITHDRAW_S = 5.0
 _NODE = 4  # bytes of an incarnation that name its node; those of a daemon end in zeros
 _PREFIX = "c-"
@@ -54,6 +55,8 @@ class SharedWays:
         self._by_fd: dict[int, SharedWay] = {}
         self._offers: dict[int, tuple[bytes, DuplexOffer, float]] = {}
         self._answers: dict[int, tuple[bytes, DuplexAnswer]] = {}
+        self._no_offer_until = 0.0  # after one that failed here
+        self._looked_at = 0.0  # for ways at rest
         self._register, self._unregister, self._tell = register, unregister, changed
 
     def __len__(self) -> int:
@@ -70,21 +73,32 @@ class SharedWays:
             return b""
         record.heat = 0
         self._withdraw(now)
-        if any(offered == peer for offered, _, _ in self._offers.values()) or not self._has_room():
+        if (now < self._no_offer_until or self._offer_to(peer) is not None
+                or any(answered == peer for answered, _ in self._answers.values()) or not self._has_room(now)):
             return b""
         path = os.path.join(self._folder, f"{_PREFIX}{os.urandom(8).hex()}.sock")
         try:
             offer = DuplexOffer(path)
         except OSError:  # no descriptor is left, or the session's folder has gone
+            self._no_offer_until = now + WITHDRAW_S
             return b""
         self._offers[offer.fileno()] = (peer, offer, now)
         self._register(offer.fileno())
         return path.encode()
 
-    def offered(self, peer: bytes, path: bytes) -> None:
+    def offered(self, peer: bytes, path: bytes, now: float) -> None:
         """A peer has offered a way."""
         folder, name = os.path.split(path.decode(errors="replace"))
-        if peer in self.ways or folder != self._folder or not name.startswith(_PREFIX) or not self._has_room():
+        if peer in self.ways or folder != self._folder or not name.startswith(_PREFIX):
+            return
+        mine = self._offer_to(peer)
+        if mine is not None:  # both have offered, and each would take the other's: both keep the one of the lower path
+            fd, offer = mine
+            if offer.path.encode() < path:
+                return
+            self._close_offer(fd, offer)
+        self._withdraw(now)
+        if not self._has_room(now):
             return
         try:
             answer = DuplexAnswer(os.path.join(folder, name))
@@ -93,11 +107,18 @@ class SharedWays:
         self._answers[answer.fileno()] = (peer, answer)
         self._register(answer.fileno())
 
-    def _has_room(self) -> bool:
+    def _offer_to(self, peer: bytes) -> tuple[int, DuplexOffer] | None:
+        for fd, (offered, offer, _) in self._offers.items():
+            if offered == peer:
+                return fd, offer
+        return None
+
+    def _has_room(self, now: float) -> bool:
         """Whether one more may be made; those at rest go first."""
-        if len(self) >= self.ways_max:
+        if len(self) >= self.ways_max and now - self._looked_at >= REST_S:
+            self._looked_at = now
             for way in self.list:
-                count = way.reader.count + way.writer.count
+                count = way.reader.words[PUBLISHED] + way.writer.count
                 if way.used == count:
                     self.drop(way.peer)
                 way.used = count
@@ -113,17 +134,22 @@ class SharedWays:
         self._unregister(fd)
         offer.close()
 
+    def _close_answer(self, fd: int, answer: DuplexAnswer) -> None:
+        del self._answers[fd]
+        self._unregister(fd)
+        answer.close()
+
     def fired(self, fd: int) -> None:
         """A descriptor is readable."""
         way = self._by_fd.get(fd)
         if way is not None:
             way.ending = way.ending or not way.duplex.woken()
         elif fd in self._offers:
-            peer, offer, _ = self._offers[fd]
+            peer, offer, since = self._offers[fd]
             try:
                 self._made(peer, offer.accept())
             except Refused:
-                pass
+                self._no_offer_until = since + WITHDRAW_S
             self._close_offer(fd, offer)
         elif fd in self._answers:
             peer, answer = self._answers.pop(fd)
@@ -145,7 +171,13 @@ class SharedWays:
     # ------------------------------------------------------------ ways go
 
     def drop(self, peer: bytes) -> None:
-        """The way to a peer ends; no effect without one."""
+        """The way to a peer ends, and what was to be one; no effect without one."""
+        mine = self._offer_to(peer)
+        if mine is not None:
+            self._close_offer(*mine)
+        for fd, (answered, answer) in list(self._answers.items()):
+            if answered == peer:
+                self._close_answer(fd, answer)
         way = self.ways.pop(peer, None)
         if way is not None:
             del self._by_fd[way.duplex.fileno()]
@@ -161,9 +193,7 @@ class SharedWays:
         for fd, (_, offer, _) in list(self._offers.items()):
             self._close_offer(fd, offer)
         for fd, (_, answer) in list(self._answers.items()):
-            self._unregister(fd)
-            answer.close()
-        self._answers.clear()
+            self._close_answer(fd, answer)
         for peer in list(self.ways):
             self.drop(peer)
 

@@ -16,6 +16,8 @@ from zray.owner.records import Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
 from zray.wire import messages as m
+from zray.worker.produced import NOT_PRODUCED, take_arguments
+from zray.worker.queue import ServedLease
 
 ME, NODE, WORKER = b"me......", b"node....", b"worker.."
 
@@ -58,6 +60,7 @@ class LineageWorld:
         self.puts: dict[bytes, bool] = {}  # oid -> in the store
         self.expected: dict[bytes, bytes] = {}
         self.pushed: list[tuple[int, int, Any]] = []
+        self.served: dict[int, ServedLease] = {}
         self.questions: list[Any] = []
         self.nodes = 1
         self.leases = 0
@@ -113,10 +116,15 @@ class LineageWorld:
         if type(task) is m.LeaseGrant:
             self.submitter.on_lease_grant(NODE, task)
             return True
-        self.submitter.on_tasks_done(WORKER, m.TasksDone(lease, [seq, self.run(task)], 1000))
+        served = self.served.setdefault(lease, ServedLease(ME, lease))
+        ends = [seq, self.run(served, list(task))]
+        served.keep_sent(ends)
+        self.submitter.on_tasks_done(WORKER, m.TasksDone(lease, ends, 1000))
         return True
 
-    def run(self, task: Any) -> Any:
+    def run(self, lease: ServedLease, task: Any) -> Any:
+        if "behind" in (task[5] or {}) and not take_arguments(lease, task):
+            return NOT_PRODUCED
         made = self.made[task[0]]
         deps = (task[5] or {}).get("deps", ())
         for value in deps:

@@ -51,6 +51,7 @@ SHELLS: dict[str, set[str]] = {
     "sched.cluster.gossip": {"random"},
     "sched.kernels.loading": {"os", "threading"},
     "sim.cluster": {"random"},
+    "sim.chains": {"random"},
     "sim.driver": {"random"},
     "sim.mesh": {"random", "zmq"},
     "sim.network": {"random"},

@@ -391,7 +391,7 @@ class GeneratorOwner(LosingOwner):
         for index in indices:
             oid = self.task.tid + index.to_bytes(4, "little")
             self.expected[oid] = b"item %d" % index
-            self.submitter.on_stream_item(
+            self.submitter.streams.on_item(
                 WORKER, m.StreamItem(self.task.tid, self.task.attempt, index, self.wire(oid, True)))
             if (item := self.submitter.streams.take(self.stream)) is not None:
                 self.items[index] = item

@@ -10,6 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 ARGUMENT = "argument"
+# A worker's answer for a task that was pushed behind the tasks that make its arguments: one of them is not there.  The
+# task has not started; its owner makes it wait, or fails it (zray.owner.followers).
+UNPRODUCED = "unproduced"
 # A longer chain of tasks keeps the innermost levels and the outermost one: a message may not nest without bound.
 LEVELS_MAX = 16
 TEXT = "At least one of the input arguments for this task could not be computed:"

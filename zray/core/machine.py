@@ -117,7 +117,7 @@ class CoreMachine:
             m.TasksDone.CODE: submitter.on_tasks_done,
             m.HandBack.CODE: submitter.on_hand_back,
             m.MapDone.CODE: submitter.maps.on_map_done,
-            m.StreamItem.CODE: submitter.on_stream_item,
+            m.StreamItem.CODE: submitter.streams.on_item,
             m.HoldAdd.CODE: refs.on_hold_add,
             m.HoldAck.CODE: refs.on_hold_ack,
             m.HoldDrop.CODE: refs.on_hold_drop,

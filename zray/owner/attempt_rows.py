@@ -44,7 +44,7 @@ def about(task: Task) -> dict[str, Any]:
 
 def state_of(task: Task) -> str:
     """The state of an unfinished task, as far as its owner knows."""
-    if task.state == WAITING:
+    if task.state == WAITING or (task.missing and task.state == PUSHED):
         return "PENDING_ARGS_AVAIL"
     if task.state == PUSHED:
         return "SUBMITTED_TO_WORKER"

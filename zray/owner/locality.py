@@ -7,9 +7,10 @@ zray.sched.cluster.spillback looks for a worker there first, for as long as movi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from zray.owner.records import Key, Task
 from zray.wire.messages import STORED
 
 # Below this a transfer takes no longer than one chunk's round trip between daemons, so waiting does not pay.
@@ -31,3 +32,24 @@ def preferred(values: Iterable[Any], home: bytes) -> tuple[bytes, int] | None:
     if node == home or gain < LOCALITY_BYTES_MIN:
         return None
     return node, 1 << (gain - 1).bit_length()
+
+
+def near_arguments(task: Task, home: bytes, has_ended: Callable[[bytes], bool]) -> tuple[bytes, int] | None:
+    """``preferred`` for the arguments of a task that are ready; None when its strategy, or a death, forbids it."""
+    strategy = task.key.strategy
+    if strategy.get("kind", "default") != "default" or "locality" in strategy:
+        return None
+    found = preferred([task.args, *(record.value for record in task.deps or ())], home)
+    return None if found is None or has_ended(found[0]) else found
+
+
+def key_near_arguments(task: Task, home: bytes, has_ended: Callable[[bytes], bool],
+                       key_for: Callable[[Any, dict, dict, dict, str], Key]) -> Key:
+    """The task's key, or a like key that prefers the node with most bytes of the arguments."""
+    key: Key = task.key
+    found = near_arguments(task, home, has_ended)
+    if found is None:
+        return key
+    node, nbytes = found
+    strategy = {**key.strategy, "locality": node, "bytes": nbytes}
+    return key_for((key.number, node, nbytes), key.demand, key.env, strategy, key.name)

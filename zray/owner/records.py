@@ -86,16 +86,18 @@ Record = Entry | Borrowed
 class Function:
     """A remote function at its owner; ``run_ns`` is its measured run time, None before its first run.
 
-    ``blob`` is None when only the control store has it.
+    ``blob`` is None when only the control store has it.  ``arguments_carry``: an argument of a task that was pushed
+    behind its producer carried references, which only the owner can pass on (zray.owner.followers).
     """
 
-    __slots__ = ("key", "blob", "name", "run_ns")
+    __slots__ = ("key", "blob", "name", "run_ns", "arguments_carry")
 
     def __init__(self, key: bytes, blob: bytes | None, name: str):
         self.key = key
         self.blob = blob
         self.name = name
         self.run_ns: int | None = None
+        self.arguments_carry = False
 
 
 # States of a Task.  WAITING -> QUEUED -> PUSHED -> DONE; back to QUEUED on hand-back and retry.
@@ -106,10 +108,12 @@ class Task:
     """One submitted task, all attempts.
 
     ``entry`` is its Entry, or a list of them.  ``cancelling`` is None, or "asked" | "force": no further attempt.
+    ``behind``: how often it was pushed behind the tasks that make its arguments (zray.owner.followers).
     """
 
     __slots__ = ("tid", "attempt", "fn", "args", "nret", "extra", "key", "entry", "deps", "pins", "missing",
-                 "retries", "state", "lease", "seq", "cancelling", "parent", "stream", "retry_errors", "created")
+                 "retries", "state", "lease", "seq", "cancelling", "parent", "stream", "retry_errors", "created",
+                 "behind")
 
     def __init__(self, tid: bytes, fn: Function, args: Value, nret: int, key: Any, retries: int):
         self.tid = tid
@@ -132,6 +136,7 @@ class Task:
         self.stream: Any = None
         self.retry_errors: Any = False  # or True, or the exception types to retry
         self.created = 0.0  # when it was submitted, as exact as a turn
+        self.behind = 0
 
 
 class Key:
@@ -163,10 +168,13 @@ class Lease:
 
     ``paused``: the worker blocks, or runs a long task, and has handed back its queue; it is fed again when its
     task ends.  ``death_notice``: the node's WorkerDied, kept until our connection to the worker is drained.
+
+    Of zray.owner.followers: ``candidates`` may be pushed behind their producers; without room they wait until at most
+    ``refill_at`` tasks are in flight.  The task with the sequence number ``barrier`` waits for all before it.
     """
 
     __slots__ = ("number", "key", "link", "inflight", "next_seq", "idle_since", "paused", "recalled",
-                 "exiting", "death_notice", "pid", "assigned", "returned")
+                 "exiting", "death_notice", "pid", "assigned", "returned", "candidates", "refill_at", "barrier")
 
     def __init__(self, number: int, key: Key, link: WorkerLink, pid: int, assigned: dict):
         self.number = number
@@ -182,6 +190,9 @@ class Lease:
         self.pid = pid
         self.assigned = assigned
         self.returned = False
+        self.candidates: list[Task] = []
+        self.refill_at = 0
+        self.barrier = 0
 
 
 class WorkerLink:

@@ -2,10 +2,12 @@
 
     state     meaning                                    next state
     WAITING   arguments are not ready                    QUEUED when the last arrives; DONE when one failed or on cancel
+                                                         PUSHED behind the tasks that make them (zray.owner.followers)
     QUEUED    in the queue of its scheduling key         PUSHED to a lease; DONE on cancel
     PUSHED    on a worker, as (lease, sequence)          DONE by TasksDone
                                                          QUEUED by HandBack, by the worker's death before it started
-                                                         (free of charge), by a charged retry
+                                                         (free of charge), by a charged retry;
+                                                         WAITING instead while an argument is not ready
     DONE      every return has a value or an error
 
 A lease gets tasks ahead only while the expected run time of its tasks stays short (``run_ahead_s``).  The reason:
@@ -19,15 +21,16 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from zray.base.argument_errors import argument_failed
+from zray.base.argument_errors import UNPRODUCED, argument_failed
 from zray.base.causes import Cause
 from zray.base.config import Config
 from zray.owner.arrivals import Arrival
 from zray.owner.deaths import WorkerDeaths
 from zray.owner.failed_attempts import FailedAttempts
 from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
+from zray.owner.followers import Followers, places
 from zray.owner.lineage import Lineage
-from zray.owner.locality import preferred
+from zray.owner.locality import key_near_arguments
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.ports import SubmitterPorts
 from zray.owner.reconstruction import Reconstruction, waits_again
@@ -50,7 +53,6 @@ from zray.wire.messages import (
     LeaseStatus,
     LeaseWant,
     PushTasks,
-    StreamItem,
     TasksDone,
 )
 
@@ -89,6 +91,7 @@ class Submitter:
         self.results = Results(self, refs, ports.columns)
         self.maps = MapRuns(self, refs, ports.columns, config.lineage_bytes_max)
         self.streams = StreamRuns(self, refs, ports.columns)
+        self.followers = Followers(self, refs)
         self.lost: list[Any] | None = None  # the error of all tasks when our node is gone
         self.finished = 0
         self.retried = 0
@@ -132,6 +135,7 @@ class Submitter:
         if task.missing:
             task.state = WAITING
             self.waiting += 1
+            self.followers.offer(task)
         else:
             self.enqueue(task)
 
@@ -141,7 +145,7 @@ class Submitter:
             self.fail(task, argument_failed(task.fn.name, failed))
             return
         if task.deps is not None or type(task.args) is list:
-            task.key = self._key_near_arguments(task)
+            task.key = key_near_arguments(task, self.node, self.refs.ends.has_ended, self.key_for)
         key = task.key
         task.state = QUEUED
         key.queue.append(task)
@@ -149,23 +153,13 @@ class Submitter:
             key.dirty = True
             self.dirty.append(key)
 
-    def _key_near_arguments(self, task: Task) -> Key:
-        """The task's key, or a like key that prefers the node with most bytes of the arguments."""
-        key = task.key
-        if key.strategy.get("kind", "default") != "default" or "locality" in key.strategy:
-            return key
-        found = preferred([task.args, *(record.value for record in task.deps or ())], self.node)
-        if found is None or self.refs.ends.has_ended(found[0]):
-            return key
-        node, nbytes = found
-        strategy = {**key.strategy, "locality": node, "bytes": nbytes}
-        return self.key_for((key.number, node, nbytes), key.demand, key.env, strategy, key.name)
-
     def arrived(self, task: Task) -> None:
         task.missing -= 1
         if task.missing == 0 and task.state == WAITING:
             self.waiting -= 1
             self.enqueue(task)
+        elif task.cancelling == "force":
+            self.followers.may_run_now(task)
 
     def ready_or_wait(self, task: Task, record: Any) -> None:
         """The doubt about one argument of a waiting task has ended: the argument is there, or will be."""
@@ -190,6 +184,8 @@ class Submitter:
                 extra["deps"] = [record.value for record in task.deps]
                 for record in task.deps:
                     record.escaped = True
+                if task.missing:
+                    extra["behind"] = places(task)
             if task.retries == 0:  # its worker must not run other tasks inside it while it waits
                 extra = {**(extra or {}), "last_attempt": True}
             wire.append((task.tid, task.attempt, fn.key, task.args, task.nret, extra))
@@ -231,6 +227,8 @@ class Submitter:
         batch = self._take_batch(queue, fn, min(depth - held, -(-len(queue) // len(key.leases))), unsettled)
         if batch:
             self.push(lease, batch)
+            if self.waiting:
+                self.followers.pushed(lease, batch)
 
     def _take_batch(self, queue: deque[Any], fn: Function, room: int, unsettled: bool) -> list[Task]:
         """Up to ``room`` tasks from the front of the queue that run no longer than ``fn``; PUSHED from now on."""
@@ -274,6 +272,8 @@ class Submitter:
                 self._pump_key(key)
         finally:
             self.dirty += dirty  # empty, unless a bug raised in one key's turn: keep the other keys
+        if self.followers.due:
+            self.followers.push()
 
     def _pump_key(self, key: Key) -> None:
         if self.lost is not None:
@@ -407,6 +407,13 @@ class Submitter:
                     entry.waiters = None
                     for waiter in waiters:
                         waiter(entry)
+            elif type(result) is bytes and task.nret == 1 and task.entry.value is None \
+                    and task.tid not in self.lineage.recipes:
+                # What ``finish`` does for one inline value of a task with arguments.
+                pins, task.pins = task.pins, None
+                self.end(task)
+                self.refs.complete(task.entry, result)
+                self.refs.unpin_all(pins)
             else:
                 self.finish(task, result, lease)
         self.refs.inline_bytes += inline
@@ -429,6 +436,8 @@ class Submitter:
             self.feed(lease)
             if not lease.key.queue and lease.key.want:
                 self.touch(lease.key)
+            if lease.candidates and len(lease.inflight) <= lease.refill_at:
+                self.followers.look(lease)
 
     def finish(self, task: Task, result: Any, lease: Lease | None) -> None:
         """The end of an attempt in its general form: several returns, errors, references, streams."""
@@ -442,7 +451,9 @@ class Submitter:
                 self.refs.announce(lease.link.peer, held)
         failure = failure_in(result)
         if failure is not None:
-            if failure[1] == "dependency_lost" and not task.cancelling:
+            if failure[1] == UNPRODUCED:
+                self.followers.unproduced(task)
+            elif failure[1] == "dependency_lost" and not task.cancelling:
                 self._dependency_lost(task, failure)
             elif self._retry_error(task, failure):
                 self.results.discard(values, sender)
@@ -529,6 +540,8 @@ class Submitter:
             if task.retries > 0:
                 task.retries -= 1
         task.lease = None
+        if task.behind and self.followers.waits_again(task):
+            return
         task.state = QUEUED
         task.key.queue.appendleft(task)
         self.touch(task.key)
@@ -569,11 +582,11 @@ class Submitter:
             self._skip(task.key)
         elif task.lease is None:
             self.cancel_inline(task, recursive)
-        elif force and self._is_running_alone(task):
+        elif force and len(task.lease.inflight) == 1:
             self.net.send(self.node, LeaseKill(task.lease.number, "cancelled by force"))
         else:
             self.net.send(task.lease.link.peer, CancelTask(task.tid, task.attempt, recursive))
-            if force:
+            if force and not task.missing:  # else its worker runs another task now, as far as we know
                 self.net.send(self.node, LeaseKill(task.lease.number, "cancelled by force"))
 
     def _skip(self, key: Key) -> None:
@@ -585,9 +598,6 @@ class Submitter:
             key.queue.extend(kept)
             key.skipped = 0
             self.touch(key)
-
-    def _is_running_alone(self, task: Task) -> bool:
-        return len(task.lease.inflight) == 1
 
     def children_of(self, parent: bytes) -> list[Task]:
         """Unfinished tasks submitted by task ``parent`` of this process."""
@@ -606,11 +616,6 @@ class Submitter:
         task.state = PUSHED  # the queue skips it
         task.lease = None
         return True
-
-    # ------------------------------------------------------------ streams
-
-    def on_stream_item(self, peer: bytes, message: StreamItem) -> None:
-        self.streams.on_item(peer, message)
 
     # ------------------------------------------------------------ time
 

@@ -21,7 +21,7 @@ def _why(task: Task) -> tuple[Cause, dict[str, Any]]:
     about: dict[str, Any] = {"task": task.tid.hex(), "name": task.fn.name, "attempt": task.attempt}
     if task.cancelling and task.state == PUSHED:
         return Cause.CANCELLING, about
-    if task.state == WAITING:
+    if task.state == WAITING or (task.missing and task.state == PUSHED):  # pushed behind the tasks that it waits for
         about["missing"] = [record.oid for record in task.deps or () if record.value is None]
         return Cause.DEPENDENCY, about
     if task.state == PUSHED and task.lease is not None:

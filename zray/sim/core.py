@@ -118,6 +118,7 @@ class Core(Process):
         self.adoption = machine.adoption
         self.task, self.attempt = b"", 0
         self.counters: dict[tuple[bytes, int], int] = {}
+        self.measured: dict[str, Function] = {}
         self.groups: set[bytes] = set()  # placement groups that its tasks made
         self._tick_at: float | None = None
         machine.connect(self.node, host.mesh.endpoint)
@@ -285,8 +286,12 @@ class Core(Process):
 
     def submit(self, program: list[Any], deps: list[Ref] = [], nested: list[Ref] = [], *,  # noqa: B006
                retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0,
-               strategy: dict[str, Any] = {}, demand: dict[str, int] | None = None) -> list[Any]:  # noqa: B006
-        """References to what the program returns; for a generator its Stream."""
+               strategy: dict[str, Any] = {}, demand: dict[str, int] | None = None,  # noqa: B006
+               measured: str = "") -> list[Any]:
+        """References to what the program returns; for a generator its Stream.
+
+        ``measured``: tasks with this word have one function with a measured run time, so that they are run ahead.
+        """
         oracle = self.around.oracle
         tid = self.next_task_id()
         nret = programs.returns(program)
@@ -294,7 +299,10 @@ class Core(Process):
         strategy = strategy if retries else {**strategy, "once": True}
         key = self.submitter.key_for((*needs.items(), *env, *strategy.values()), needs, env, strategy, program[0])
         blob = msgpack.packb(program[0])
-        task = Task(tid, _function(program[0], blob), self._payload(program, nested), nret, key, retries)
+        function = _function(program[0], blob)
+        if measured:
+            function = self.measured.setdefault(measured, _function(measured, blob))
+        task = Task(tid, function, self._payload(program, nested), nret, key, retries)
         task.parent = self.task
         self._retry(task, program)
         if deps or nested:

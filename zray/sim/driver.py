@@ -12,7 +12,7 @@ from zray.base.causes import Cause
 from zray.core.waits.explaining import reasons_of, sentence
 from zray.handles.options import STREAMING
 from zray.owner.records import Task
-from zray.sim import programs
+from zray.sim import chains, programs
 from zray.sim.core import Core, CoreSurroundings
 from zray.sim.failure import Failure, ValueLost
 from zray.sim.map_runs import MAP_ITEMS_MAX
@@ -37,6 +37,7 @@ class SimDriver(Core):
         self.random = Random(f"driver {around.seed} {number}")
         self.kinds = Random(f"actors {around.seed} {number}")  # of actors, and how they end
         self.whys = Random(f"whys {around.seed} {number}")
+        self.linked = Random(f"chains {around.seed} {number}")
         self.refs_held: list[Any] = []
         self.streams: list[Any] = []
         self.generators: set[bytes] = set()  # the objects of the references to items
@@ -98,6 +99,8 @@ class SimDriver(Core):
             yield from self._burst(plan.burst)
         for _ in range(plan.steps):
             self._do(random)
+            if plan.chains and self.linked.random() < 0.4:
+                yield from chains.chain(self, self.linked)
             if plan.whys and self.whys.random() < 0.4:
                 self.ask_why(self.refs_held)
             if random.random() < plan.pace:

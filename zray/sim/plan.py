@@ -63,6 +63,7 @@ class Plan:
     checkpoints: float = 0.0  # part of the steps that use actors with checkpoints
     rejoins: bool = False  # a node that was declared dead and is not joins again, as another node
     last_words: bool = False  # nodes die just when they write the row of an actor or a group
+    chains: bool = False  # tasks that take each other's results, in lines, braids and trees
     storm: int = 0  # placement groups that each of some tasks creates, uses and removes
 
     @classmethod
@@ -92,7 +93,8 @@ class Plan:
             actors=random.random() < (0.7 if one else 0.9), burst=random.choice((0,) * 14 + (60, 200)),
             node_faults=faults,
             detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3,
-            storm=random.choice((0, 0, 1, 2, 4)), maps=Random(f"maps {seed}").random() < 0.4,
+            storm=random.choice((0, 0, 1, 2, 4)), chains=Random(f"chains {seed}").random() < 0.6,
+            maps=Random(f"maps {seed}").random() < 0.4,
             whys=Random(f"whys {seed}").random() < 0.3, generators=Random(f"generators {seed}").random() < 0.3,
             checkpoints=0.3 * (Random(f"checkpoints {seed}").random() < 0.4),
             rejoins=Random(f"rejoins {seed}").random() < 0.7, last_words=Random(f"last words {seed}").random() < 0.5,

@@ -20,6 +20,7 @@ when it raises.  The oracle knows the errors that a fault may cause in its place
     fixed   a generator of parts[1] items for parts[0] returns; then it raises while attempt < parts[2]
     dynamic the same with num_returns="dynamic", without parts[0]: its value is their count, with references to them
     nested  children, waited for                   depend   put, a child that takes it as its argument
+    chain   parts[0] children, each the argument of the next, the last waited for
     give    a value with references inside: a put, a child's result, its arguments
     keep    keeps its arguments                    take     gets its borrowed references
     hand    passes its references on to a child    burst    parts[0] children at once
@@ -52,6 +53,7 @@ APPLIED = "applied"  # the value is a number of the actor's state
 FRESH = {"LD_PRELOAD": "simulated"}
 MODULUS = 1 << 40
 LEAVES = ("value", "value", "value", "raise", "flaky", "crash", "many", "stream")
+LINK = "link"  # the function of all tasks in chains
 INNER = ("nested", "nested", "depend", "give", "keep", "take", "hand", "burst", "actor")
 
 
@@ -161,6 +163,11 @@ def expected(program: list[Any], deps: list[Any], nested: list[Any]) -> Any:
         return [*items(program, deps), *[FAILS] * parts[0]][:parts[0]]
     if kind == "dynamic":
         return len(items(program, deps))
+    if kind == "chain":
+        number = 0
+        for program in links(x, parts[0]):
+            number = expected(program, [number] if number else [], [])
+        return mix(x, number)
     if kind in ("nested", "burst"):
         return _of(x, [expected(part, [], []) for part in parts])
     if kind == "depend":
@@ -179,6 +186,11 @@ def expected(program: list[Any], deps: list[Any], nested: list[Any]) -> Any:
 
 def _of(x: int, values: list[Any]) -> Any:
     return FAILS if FAILS in values else mix(x, *values)
+
+
+def links(x: int, count: int) -> list[list[Any]]:
+    """The programs of a chain; all in the same environment, so with one scheduling key."""
+    return [["value", mix(x, i) // 16 * 16 + 2, 0.0, []] for i in range(count)]
 
 
 class Given:
@@ -229,6 +241,17 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
         return None
     if kind in ("nested", "burst"):
         return mix(x, *(yield from _children(core, [(part, [], []) for part in parts])))
+    if kind == "chain":
+        refs: list[Any] = []
+        for link in links(x, parts[0]):
+            before, refs = refs, core.submit(link, refs, measured=LINK)
+            for ref in before:
+                ref.drop()
+        try:
+            return mix(x, *(yield from _values(core, refs)))
+        finally:
+            for ref in refs:
+                ref.drop()
     if kind == "depend":
         put = core.put(mix(x))
         return mix(x, *(yield from _children(core, [(parts[0], [put], [])], [put])))

@@ -28,6 +28,7 @@ from zray.wire import messages as m
 from zray.worker.actors.life import CallGroup, sizes_of
 from zray.worker.actors.logged import CheckpointMark, Replayed, Taken
 from zray.worker.machine import RUN, STOP, WorkerMachine
+from zray.worker.produced import NOT_PRODUCED, take_arguments
 from zray.worker.queue import EXTRA, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
 from zray.worker.run.generators import Items
 from zray.worker.run.nesting import NestedTasks
@@ -176,6 +177,10 @@ class SimWorker(Core):
                     self._checkpoint()
                 elif type(entry[2]) is Replayed:
                     self._replay(entry[2])
+                elif "behind" in (entry[2][EXTRA] or {}) and not take_arguments(entry[0], entry[2]):
+                    self.work.finish(NOT_PRODUCED, 0)
+                    self.wake()
+                    self.stir()
                 else:
                     self._start(Run(entry, None, self.net.now))
                 return

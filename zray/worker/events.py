@@ -73,6 +73,10 @@ class EventRecorder:
                 (task[TASK_ID], task[TASK_ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count, lease,
                  task[FUNCTION] if len(task) > FUNCTION else None))
 
+    def not_run(self) -> None:
+        """A task that is answered next has not run (under the lock)."""
+        self._ran -= 1
+
     def serves(self, lease: Any) -> None:
         """Keep what a lease was granted, for the next report."""
         self.leases[lease.number] = lease.assigned

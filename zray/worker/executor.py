@@ -31,7 +31,8 @@ from zray.worker.execution import Generators, RunsRecorded
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
-from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
+from zray.worker.produced import NOT_PRODUCED, take_arguments
+from zray.worker.queue import ARGS, EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
 from zray.worker.run import generators, invoke, results
 from zray.worker.run.cancel import Interrupts
 from zray.worker.run.durability import durable_result
@@ -255,6 +256,12 @@ class TaskExecutor:
                     value = args = kwargs = None  # the user's objects must not live until the next task
                     if borrowed:
                         result = self.closing(task, result, borrowed)
+                elif extra and "behind" in extra and not take_arguments(lease, task):
+                    self._not_started(sequence, ends)
+                    continue
+                elif extra and count == 1 and type(payload) is bytes and entered is not None and not self.cancels and (
+                        values := invoke.inline_arguments(extra)) is not None:
+                    result = self._run_with(task, entered, values, borrowed)
                 else:
                     result = self.run_one(task, lease, interrupts)
                 if interrupts.deferred:
@@ -289,6 +296,37 @@ class TaskExecutor:
             self.actor.saving.run(lease, work)
         self.queue.running = None
         return time.perf_counter_ns()
+
+    def _run_with(self, task: list[Any], entered: tuple[Any, str], values: list[bytes], borrowed: list[Any]) -> Any:
+        """Run a task with one return whose arguments all came with it; some of them (``values``) are references."""
+        context, interrupts = self.rt.context, self.interrupts
+        function, name = entered
+        context.task, context.attempt, context.task_name = task[TASK_ID], task[TASK_ATTEMPT], name
+        loads, register = serialization.loads, borrowed.append
+        try:
+            interrupts.current = task
+            args, kwargs = serialization.load_args(
+                task[ARGS], task[EXTRA]["slots"], [loads(value, register) for value in values], register)
+            value = function(*args, **kwargs)
+            if type(value) is GeneratorType:
+                result = generators.run(self.rt, value, task, name, self.made)
+                interrupts.current = None
+                del self.made[task[TASK_ID]]
+            else:
+                interrupts.current = None
+                result = invoke.encode(self.rt, value, task[TASK_ID], 1)
+        except BaseException as error:
+            interrupts.current = None
+            result = self.failed(error, task, name)
+        return self.closing(task, result, borrowed) if borrowed else result
+
+    def _not_started(self, sequence: int, ends: list[Any]) -> None:
+        """The arguments of a task are not here; see zray.worker.produced."""
+        with self.loop.lock:
+            self.rt.marks[2] = sequence
+            ends.extend((sequence, NOT_PRODUCED))
+            self.queue.running = None
+            self.events.not_run()
 
     def _enter(self, lease: ServedLease) -> None:
         """The next task belongs to another lease than the last task."""

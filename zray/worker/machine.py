@@ -435,6 +435,8 @@ class WorkerMachine:
             if count:
                 self._answered(count // 2)
                 taken = ends[:count]
+                if self.actor is None:
+                    lease.keep_sent(taken)  # before they are taken out: see zray.worker.produced
                 del ends[:count]
                 spent, lease.spent_ns = lease.spent_ns, 0
                 if self.actor is not None:

@@ -20,13 +20,19 @@ from collections.abc import Callable, Iterator
 from itertools import count, repeat
 from typing import Any
 
+from zray.wire.messages import FAILED, STORED
+
 TASK_ID, TASK_ATTEMPT, FUNCTION, ARGS, RETURNS, EXTRA = range(6)
+# Replies of a lease that are kept after they were sent, for tasks that need their values (zray.worker.produced): the
+# owner needs a fraction of a millisecond to get them, and to push no further task that names them.
+SENT_KEPT = 4
+SENT_BYTES_MAX = 64 * 1024  # of each
 
 
 class ServedLease:
     """A lease of an owner on this worker, and the replies gathered for it."""
 
-    __slots__ = ("owner", "number", "assigned", "env", "next", "ends", "spent_ns", "kept")
+    __slots__ = ("owner", "number", "assigned", "env", "next", "ends", "spent_ns", "kept", "sent")
 
     def __init__(self, owner: bytes, number: int, assigned: dict | None = None, env: dict | None = None):
         self.owner = owner
@@ -37,9 +43,26 @@ class ServedLease:
         self.ends: list[Any] = []  # [sequence, result, ...] not yet sent
         self.spent_ns = 0  # run time of the tasks in ``ends``
         self.kept: deque[list[Any]] | None = None  # of an actor's caller: replies that may be needed again
+        self.sent: tuple[list[Any], ...] = ()  # the last parts of ``ends`` that were sent, if small
+
+    def keep_sent(self, ends: list[Any]) -> None:
+        """These replies are about to be sent."""
+        if sum(map(_nbytes, ends[1::2])) <= SENT_BYTES_MAX:
+            self.sent = (*self.sent[1 - SENT_KEPT:], ends)
 
     def __repr__(self) -> str:
         return f"ServedLease({self.owner.hex()}, {self.number}, next={self.next})"
+
+
+def _nbytes(result: Any) -> int:
+    """The size of a result; an error, which no task takes as an argument, is too large to keep."""
+    if type(result) is bytes:
+        return len(result)
+    if type(result) is not list or not result or result[0] == STORED:
+        return 0
+    if result[0] == FAILED:
+        return SENT_BYTES_MAX + 1
+    return sum(map(_nbytes, result[1])) if result[0] == 0 else _nbytes(result[1])
 
 
 class QueuedChunk:

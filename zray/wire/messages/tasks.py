@@ -22,8 +22,9 @@ class PushTasks(Message):
 
     A task is ``[task id, attempt, function key, args value, number of returns, extra | None]``; number of returns is
     -1 for a streaming generator; extra is a map: ``slots`` (list of int | str: which arguments are references),
-    ``deps`` (their values), ``name``, ``retry_exceptions``, ``backpressure``, ``max_calls``, ``last_attempt`` (no
-    retries left), ``trace``.
+    ``deps`` (their values), ``behind`` (places in ``deps`` whose values are results of earlier tasks of this lease:
+    place, sequence number, index of the return, ...; see zray.owner.followers), ``name``, ``retry_exceptions``,
+    ``backpressure``, ``max_calls``, ``last_attempt`` (no retries left), ``trace``.
     """
 
     lease: int

@@ -52,6 +52,17 @@ def arguments(rt: CoreProcess, task: list[Any], register: Callable[[Any], None] 
     return serialization.load_args(payload, extra.get("slots", ()) if values else (), values, register)
 
 
+def inline_arguments(extra: dict[str, Any]) -> list[bytes] | None:
+    """The values of the arguments that are references, if none is in a store and ``extra`` has nothing else."""
+    values = extra.get("deps")
+    if not values or len(extra) != 2:  # "slots" and "deps"
+        return None
+    for value in values:
+        if type(value) is not bytes:
+            return None
+    return values  # type: ignore[no-any-return]
+
+
 def buffers(rt: CoreProcess, wire: Sequence[Any]) -> list[Any]:
     """The serialised forms of arguments.
 

@@ -28,6 +28,7 @@ BUDGETS: dict[str, float] = {
     "put of 200 kB": 20_000,
     "get of a local 200 kB array": 100_000,
     "put of 100 MB": 8,
+    "put of 100 MB, fresh memory": 5,
     "wait draining 1000 references": 100,
     "f.map of no-op tasks": 2_000_000,
     "one scheduling decision, 1000 nodes x 8 resources, batched": 1_000_000,

@@ -21,6 +21,7 @@ class FakeNames:
     def __init__(self):
         self.names = {}
         self.actors = {}
+        self.functions = {}
         self.groups = {}
         self.ended_jobs = set()
         self.used_jobs = set()  # by actors whose home is elsewhere
@@ -34,6 +35,9 @@ class FakeNames:
 
     def find(self, namespace, name, then):
         then(self.names.get((namespace, name), b""))
+
+    def function(self, key):
+        return self.functions.get(key)
 
     def record_actor(self, actor, row, then=None):
         if row is None:

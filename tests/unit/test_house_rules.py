@@ -34,7 +34,7 @@ SHELLS: dict[str, set[str]] = {
     "node.processes.memory_gauge": {"os"},
     "node.processes.linux": {"ctypes", "os", "signal"},
     "node.processes.output": {"os"},
-    "node.processes.zygote": {"os", "random", "select", "signal", "socket", "time"},
+    "node.processes.zygote": {"os", "select", "signal", "socket", "time"},
     "node.process": {"os", "signal"},
     "node.running.ask": {"os", "time"},
     "node.running.checkpoint_files": {"os"},

@@ -272,6 +272,17 @@ def test_an_actor_is_restarted_as_often_as_allowed(node):
     assert cause["signal"] == 11 and cause["log_tail"] == "x" and cause["kind"] == "died"
 
 
+def test_the_class_of_an_actor_goes_to_its_worker_before_the_actor(node):
+    node.names.functions[(1).to_bytes(4, "big") + b"k"] = b"pickled class"
+    sent = create(node, max_restarts=1)
+    kinds = [type(message) for _, message in sent]
+    assert only(sent, m.FunctionDef) == [m.FunctionDef(b"k", b"pickled class", "A")]
+    assert kinds.index(m.FunctionDef) < kinds.index(m.ActorInit)
+    up(node)
+    sent = node.die(node.machine.actors.actors[b"a" * 16].worker, signal=9) + node.bring_up()
+    assert only(sent, m.FunctionDef) and only(sent, m.ActorInit)[0].life == 1
+
+
 def test_what_an_earlier_life_says_is_ignored(node):
     create(node, max_restarts=-1)
     old = node.machine.actors.actors[b"a" * 16].worker

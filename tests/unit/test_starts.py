@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.room import roomy
 from zray.node.effects import Spawn
 from zray.node.processes.pool import HANGING_MAX, Kind, WorkerPool
-from zray.node.processes.starts import GOOD_START_S, HANGING_S, WINDOW_MIN, Starts
+from zray.node.processes.starts import GOOD_START_S, HANGING_S, REFILL_PAUSE_S, WINDOW_MIN, Starts
 
 KIND = Kind.of(1, {})
 
@@ -53,7 +53,7 @@ def test_all_that_wait_get_a_worker_and_no_more_start_at_once_than_are_ready_in_
         machine = StartingHost(rate)
         seconds = machine.start(600)
         assert machine.made == 600, "nobody is forgotten"
-        assert machine.most <= max(WINDOW_MIN, 2 * rate * GOOD_START_S) + 1
+        assert machine.most <= max(WINDOW_MIN, 2 * rate * GOOD_START_S) + 2
         assert abs(seconds - 600 / rate) < 1e-6, "the machine is never without one to start"
 
 
@@ -90,9 +90,40 @@ def test_a_worker_that_dies_while_it_starts_gives_its_place_up():
     starts = Starts()
     for number in range(WINDOW_MIN):
         starts.begun(bytes([number]), 0.0)
-    assert not starts.may_start()
+    assert not starts.may_start(0.0)
     starts.over(b"\0")
-    assert starts.may_start()
+    assert starts.may_start(REFILL_PAUSE_S)
+
+
+def test_after_a_full_window_workers_start_by_the_half_or_when_the_pause_is_over():
+    starts = Starts()
+    for number in range(WINDOW_MIN):
+        starts.begun(bytes([number]), 0.0)
+    for number in range(WINDOW_MIN // 2):
+        assert not starts.may_start(0.0)
+        starts.over(bytes([number]))
+    for number in range(WINDOW_MIN // 2):
+        assert starts.may_start(0.0)
+        starts.begun(bytes([100 + number]), 0.0)
+    starts.over(bytes([100]))
+    assert not starts.may_start(0.0) and starts.next_deadline() == REFILL_PAUSE_S
+    starts.tick(REFILL_PAUSE_S)
+    assert starts.next_deadline() == HANGING_S, "a pause that is over asks for no tick"
+    assert starts.may_start(REFILL_PAUSE_S)
+
+
+def test_workers_that_hang_do_not_keep_others_from_starting_for_longer_than_the_pause():
+    machine = StartingHost(1.0)
+    for token in range(WINDOW_MIN + 3):
+        machine.pool.take(KIND, token, 0.0)
+    machine.spawned()
+    machine.pool.ready(machine.starting.pop(0), "ipc://w", 0.0)
+    machine.spawned()
+    assert machine.made == WINDOW_MIN
+    assert machine.pool.next_deadline() == REFILL_PAUSE_S
+    machine.pool.tick(REFILL_PAUSE_S)
+    machine.spawned()
+    assert machine.made == WINDOW_MIN + 2, "one in its place, and one because it was ready in time"
 
 
 def test_all_workers_that_are_kept_ahead_are_started_however_small_the_window():

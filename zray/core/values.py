@@ -65,7 +65,7 @@ class Values:
         """Write to the store.  ``owner``: the object's owner, if that is another process."""
         allocation = self.stored.allocate(value.nbytes, oid, owner)
         try:
-            serialization.write_into(value, allocation.view)
+            allocation.write(serialization.pieces(value))
         except BaseException:
             with self.loop.lock:
                 allocation.abandon()

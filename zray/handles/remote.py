@@ -294,6 +294,7 @@ class ActorTemplate:
         self.cls = cls
         self.options = options
         self.pickled = pickled or _Definition(cls)
+        self._meta: tuple[ActorOptions, bytes] | None = None  # of the last actors: most are made with the same options
 
     # Read when first needed: while a recursive class is being unpickled it has no methods yet.
     @functools.cached_property
@@ -336,10 +337,12 @@ class ActorTemplate:
 
     def meta(self, options: ActorOptions) -> bytes:
         """The record for handles of an actor made with ``options``, as bytes."""
-        meta = ActorMeta(self.cls.__name__, self.is_async, self.methods, options.max_task_retries,
-                         options.max_pending_calls, options.any_order(self.is_async), full_name(self.cls)).to_bytes()
-        _templates[meta] = self
-        return meta
+        if self._meta is None or self._meta[0] is not options:
+            meta = ActorMeta(self.cls.__name__, self.is_async, self.methods, options.max_task_retries,
+                             options.max_pending_calls, options.any_order(self.is_async), full_name(self.cls))
+            self._meta = options, meta.to_bytes()
+        _templates[self._meta[1]] = self
+        return self._meta[1]
 
 
 class ActorClassInheritanceException(TypeError):

@@ -76,6 +76,9 @@ class GcsNames:
 
         self._client.compare_and_set(ACTORS + actor, packed, pack_record(row), done)
 
+    def function(self, key: bytes) -> bytes | None:
+        return self._client.get_function(key).value
+
     def find_node(self, node: bytes, then: Callable[[dict[str, Any] | None], None]) -> None:
         """``then(row)`` of the node with that incarnation; None when this cluster never had it."""
         self._client.list_prefix(NODES + node,

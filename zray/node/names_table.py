@@ -32,6 +32,9 @@ class Names(Protocol):
                    then: Callable[[bool, tuple[dict, bytes] | None], None]) -> None:
         """Replace the row if it still is ``packed``; ``then(swapped, (row, packed row) as it is now)``."""
 
+    def function(self, key: bytes) -> bytes | None:
+        """A pickled function, if it can be read at once."""
+
     def find_node(self, node: bytes, then: Callable[[dict | None], None]) -> None:
         """``then(row)`` with the row of an incarnation in the nodes table; None when there is none."""
 

@@ -21,7 +21,7 @@ POPULATE_AHEAD = 1024 * 1024
 class Extent:
     """A range of the arena that the node granted."""
 
-    __slots__ = ("live", "offset", "open", "promised", "size", "stamp", "touched")
+    __slots__ = ("live", "offset", "open", "promised", "size", "stamp", "touched", "written")
 
     def __init__(self, offset: int, size: int):
         self.offset = offset
@@ -29,6 +29,7 @@ class Extent:
         self.live = 0  # blocks in use
         self.open = 0  # of these, not yet sealed
         self.touched = offset  # pages below this are mapped in this process
+        self.written = offset  # pages below this have been used, by this process
         self.stamp = 0  # of the last allocation
         self.promised = False  # granted to a thread that waits for it and has yet to allocate
 
@@ -123,6 +124,19 @@ class Heap:
         upto = min(max(end, start + POPULATE_AHEAD), extent.offset + extent.size)
         extent.touched = upto
         return start, upto - start
+
+    def writes(self, offset: int, start: int, length: int) -> bool:
+        """Whether to write through the file what ``cold`` named: at the first use.  The next use maps the pages.
+
+        These are hints, so callers need no lock.
+        """
+        extent = self.used[offset][1]
+        if start < extent.written:
+            return False
+        extent.written = start + length
+        if extent.touched == start + length:
+            extent.touched = start
+        return True
 
     def consolidate(self) -> None:
         """Empty the stacks into the coalesced ranges."""

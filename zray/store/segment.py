@@ -22,6 +22,7 @@ import os
 from multiprocessing.shared_memory import SharedMemory
 
 from zray.base import os_linux
+from zray.base.parts import PART_BYTES_MIN, in_parts
 
 PAGE_BYTES = 4096
 SLOT_BYTES = 256 * 1024
@@ -67,7 +68,24 @@ class Segment(SharedMemory):
         return self._mmap
 
     def reserve(self, start: int, length: int) -> None:
-        os_linux.reserve(self._fd, start, length)
+        """Back a part with memory that nothing uses yet.  OSError (ENOSPC) when there is no more."""
+        try:
+            in_parts(length, lambda at, size: os_linux.reserve(self._fd, start + at, size))
+        except OSError:
+            if length >= 2 * PART_BYTES_MIN:  # a call that fails undoes its own part, and not those of other threads
+                os_linux.punch_hole(self._fd, length, start)
+            raise
+
+    def write(self, start: int, data: bytes | memoryview) -> None:
+        """Write through the file, without mapping its pages."""
+        view = memoryview(data).cast("B")
+
+        def write_part(at: int, length: int) -> None:
+            end = at + length
+            while at < end:
+                at += os.pwrite(self._fd, view[at:end], start + at)
+
+        in_parts(len(view), write_part)
 
     def map_overflow(self, start: int, fd: int) -> None:
         """From ``start`` on the mapping is that of another file.  OSError when that is not possible."""

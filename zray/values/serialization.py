@@ -34,7 +34,7 @@ from zray.values.custom_serializers import custom
 __all__ = [
     "EMPTY_ARGS", "NONE", "Serialized", "UnknownOwner", "collecting", "dump_args", "dump_error", "dump_function",
     "dumps", "dumps_by_name", "load_args", "load_error", "load_function", "loads", "on_ref", "pickle_of", "registering",
-    "restored", "set_out_of_band_hook", "set_ref_type", "size", "to_bytes", "write_into",
+    "pieces", "restored", "set_out_of_band_hook", "set_ref_type", "size", "to_bytes", "write_into",
 ]
 
 BUFFER_ALIGN = 64
@@ -224,19 +224,19 @@ def to_bytes(value: Serialized) -> bytes:
 
 def write_into(value: Serialized, target: memoryview) -> None:
     """Write the payload at the start of ``target``, which has at least ``value.nbytes`` bytes."""
+    for at, piece in pieces(value):
+        target[at : at + len(piece)] = piece
+
+
+def pieces(value: Serialized) -> list[tuple[int, bytes | memoryview]]:
+    """The payload as pieces, with their places in it.  Buffers of the value are among them, and are not copied."""
     data, buffers = value.pickle, value.buffers
     if not buffers:
-        target[: len(data)] = data
-        return
+        return [(0, data)]
     offsets, _ = _layout(data, buffers)
-    _HEAD.pack_into(target, 0, _WITH_BUFFERS, len(buffers), len(data))
-    at = _HEAD.size
-    for offset, buffer in zip(offsets, buffers, strict=True):
-        _ENTRY.pack_into(target, at, offset, buffer.nbytes)
-        at += _ENTRY.size
-    target[at : at + len(data)] = data
-    for offset, buffer in zip(offsets, buffers, strict=True):
-        target[offset : offset + buffer.nbytes] = buffer
+    entries = (_ENTRY.pack(offset, buffer.nbytes) for offset, buffer in zip(offsets, buffers, strict=True))
+    head = _HEAD.pack(_WITH_BUFFERS, len(buffers), len(data)) + b"".join(entries) + data
+    return [(0, head), *zip(offsets, buffers, strict=True)]
 
 
 def loads(buffer: bytes | memoryview, register_ref: Callable[[Any], None] | None = None) -> Any:

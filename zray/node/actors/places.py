@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base.causes import Cause
-from zray.base.ids import node_of
+from zray.base.ids import JOB_SIZE, node_of
 from zray.base.ports import Ports
 from zray.node.actors.foreign import ForeignActor
 from zray.node.actors.table import DEAD, Actor
@@ -122,6 +122,17 @@ class ActorPlaces:
             self._ports.local.resize(lease, demand)
         except ValueError as error:
             self._context.emit(Note("resize_refused", {"actor": actor, "error": str(error)}))
+
+    def send_class(self, actor: Actor | ForeignActor, worker: bytes) -> None:
+        """Send the worker the actor's class, where this node is the whole control store; else the worker asks for it.
+
+        It saves the worker a question and the wait for its answer.
+        """
+        key = actor.spec.get("class_key")
+        if key and self._ports.cluster.lone:
+            blob = self._ports.names.function(actor.job.to_bytes(JOB_SIZE, "big") + key)
+            if blob is not None:
+                self._context.send(worker, m.FunctionDef(key, blob, actor.spec.get("class_name", "")))
 
     # ------------------------------------------------------------ ports of the actor table
 

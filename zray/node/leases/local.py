@@ -264,6 +264,9 @@ class Leases:
 
     def _placed(self, placement: Placement, worker: WorkerRecord) -> bool:
         foreign = self._ports.foreign.actors.get(placement.actor)
+        actor = foreign or self._ports.actors.actors.get(placement.actor)
+        if actor is not None:
+            self._ports.places.send_class(actor, worker.incarnation)
         if foreign is not None and foreign.life == placement.life:
             return self._ports.foreign.placed(foreign, worker, placement.lease, placement.assigned)
         return self._ports.actors.placed(placement.actor, placement.life, worker, placement.lease, placement.assigned)

@@ -53,15 +53,19 @@ def name_process(name: str) -> None:
 
 
 def set_niceness(nice: int) -> None:
-    """Set the niceness of this process, where the system allows it (only root may lower it).
-
-    With autogroups the niceness of a session counts, and that of processes only within it.  So the leader of a session
-    sets that too; without privileges ten sessions a second may.
-    """
+    """Set the niceness of this process, where the system allows it (only root may lower it), and of a session that it
+    leads."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
-        if os.getsid(0) == os.getpid():
-            _write("/proc/self/autogroup", nice)
+    if os.getsid(0) == os.getpid():
+        set_session_niceness(nice)
+
+
+def set_session_niceness(nice: int) -> None:
+    """For the leader of a session: with autogroups the niceness of a session counts, and that of processes only
+    within it.  Without privileges ten sessions a second may."""
+    with contextlib.suppress(OSError):
+        _write("/proc/self/autogroup", nice)
 
 
 def end_before_others(score: int) -> None:
@@ -71,8 +75,11 @@ def end_before_others(score: int) -> None:
 
 
 def _write(path: str, value: int) -> None:
-    with open(path, "wb", buffering=0) as file:
-        file.write(b"%d" % value)
+    handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(handle, b"%d" % value)
+    finally:
+        os.close(handle)
 
 
 def start_time(pid: int) -> int:

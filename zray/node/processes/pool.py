@@ -417,7 +417,7 @@ class WorkerPool:
             self._start(now)
 
     def _can_start(self, now: float) -> bool:
-        return (self._room.may_start(self._starting, self._lacks_workers, now) and self.starts.may_start()
+        return (self._room.may_start(self._starting, self._lacks_workers, now) and self.starts.may_start(now)
                 and len(self.workers) < self.workers_max and now >= self._start_after)
 
     def _lacks_workers(self) -> bool:

@@ -5,6 +5,9 @@ the starting workers, and none is ready sooner.  So the number follows from the 
 TCP's rule for its window (Jacobson, "Congestion avoidance and control", 1988): one more for each
 worker that was ready within GOOD_START_S, one less for each that took longer.
 
+Once the window is full, the next workers start when half of it is free, or after REFILL_PAUSE_S: the zygote then forks
+several through one intermediate process, whose own fork costs as much as that of a worker.
+
 A worker that hangs while it starts gives up its place after HANGING_S, and the pool starts another one.
 """
 
@@ -16,6 +19,7 @@ WINDOW_MIN = 8
 # a tenth of the node time-out.
 GOOD_START_S = 0.3
 HANGING_S = 10.0
+REFILL_PAUSE_S = 0.5  # half of the window takes 0.03 s on two idle cores, 0.3 s beside a load of 20
 
 
 class Starts:
@@ -23,13 +27,18 @@ class Starts:
 
     def __init__(self) -> None:
         self.window = WINDOW_MIN
+        self._pause_until = 0.0  # the window was full, and less than half of it is free yet; 0: no pause
         self._begun: dict[bytes, float] = {}  # worker -> when its start began, oldest first
 
-    def may_start(self) -> bool:
-        return len(self._begun) < self.window
+    def may_start(self, now: float) -> bool:
+        if self._pause_until and (2 * len(self._begun) <= self.window or now >= self._pause_until):
+            self._pause_until = 0.0
+        return not self._pause_until and len(self._begun) < self.window
 
     def begun(self, worker: bytes, now: float) -> None:
         self._begun[worker] = now
+        if len(self._begun) >= self.window:
+            self._pause_until = now + REFILL_PAUSE_S
 
     def ready(self, worker: bytes, now: float) -> None:
         """The worker is ready: its time opens or closes the window."""
@@ -38,7 +47,7 @@ class Starts:
             return
         if now - began > GOOD_START_S:
             self.window = max(WINDOW_MIN, self.window - 1)
-        elif len(self._begun) + 1 >= self.window:  # else nothing shows that more at once are possible
+        elif self._pause_until or len(self._begun) + 1 >= self.window:  # else nothing shows that more are possible
             self.window += 1
 
     def over(self, worker: bytes) -> None:
@@ -48,6 +57,8 @@ class Starts:
     def tick(self, now: float) -> list[bytes]:
         """Take the places of workers that hang; returns those workers."""
         hang = []
+        if self._pause_until <= now:
+            self._pause_until = 0.0
         for worker, began in list(self._begun.items()):
             if now < began + HANGING_S:
                 break
@@ -56,6 +67,10 @@ class Starts:
         return hang
 
     def next_deadline(self) -> float | None:
-        """When a place is given up, if none comes free before."""
+        """When a place is given up, or the pause ends, if none comes free before."""
         oldest = next(iter(self._begun.values()), None)
-        return None if oldest is None else oldest + HANGING_S
+        if oldest is None:
+            return None
+        if self._pause_until and len(self._begun) < self.window:
+            return min(self._pause_until, oldest + HANGING_S)
+        return oldest + HANGING_S

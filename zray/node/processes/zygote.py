@@ -32,7 +32,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import select
 import signal
 import socket
@@ -292,6 +291,7 @@ class Zygote:
         spawned: list[list[Any]] = []
         text = ""
         between = os.getpid()
+        self._prepare_workers()
         gate, gate_write = os.pipe()  # closes when this process ends: the workers wait for that without spinning
         passes, passes_write = os.pipe()  # has a byte for each worker, once their pids are reported
         for serial, spec in enumerate(specs, self.forks):
@@ -310,19 +310,31 @@ class Zygote:
         os.write(passes_write, bytes(len(spawned)))
         os._exit(0)
 
+    def _prepare_workers(self) -> None:
+        """In the intermediate process: what the workers inherit.  Once for all of them, not in each.
+
+        Their input is /dev/null.
+        """
+        linux.set_niceness(max(0, os.getpriority(os.PRIO_PROCESS, 0)) + WORKER_NICE)
+        linux.end_before_others(WORKER_OOM_SCORE)
+        linux.restore_descriptor_limit(self.soft_limit)
+        restore_blas_variables()
+        null = os.open(os.devnull, os.O_RDONLY)
+        if null != 0:
+            os.dup2(null, 0)
+            os.close(null)
+        sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
+
     def _child(self, spec: dict[str, Any], serial: int, gates: tuple[int, int], between: int) -> None:
         """In the worker: become a clean process, then run.  Never returns."""
         code = 1
         try:
             os.setsid()
-            linux.set_niceness(max(0, os.getpriority(os.PRIO_PROCESS, 0)) + WORKER_NICE)
-            linux.end_before_others(WORKER_OOM_SCORE)
+            linux.set_session_niceness(os.getpriority(os.PRIO_PROCESS, 0))
             for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            linux.restore_descriptor_limit(self.soft_limit)
             _reseed(serial)
-            restore_blas_variables()
             self._join_daemon(*gates, between)
             _redirect(spec)  # after that: a worker whose node has ended makes no file in its session
             if "start" in spec:
@@ -402,25 +414,21 @@ def fresh() -> None:
 
 
 def _redirect(spec: dict[str, Any]) -> None:
-    """Input from /dev/null, output to the worker's two files: a pipe without a reader would stop the worker.
+    """Output to the worker's two files: a pipe without a reader would stop the worker.
 
     The streams inherited from the zygote write to the same descriptors; zray.worker.process replaces them.
     """
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
     for target, path in zip((1, 2), log_paths(spec["session_dir"], spec["worker_id"]), strict=True):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(handle, target)
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
 
 
 def _reseed(serial: int) -> None:
-    """A fork copies the generators' states: without this, all workers draw the same numbers.
+    """A fork copies numpy's generator: without this, all workers draw the same numbers (``random`` sees to itself).
 
     numpy takes four times as long to gather entropy as to spread a number; a count never repeats, and an odd factor
     modulo 2**32 keeps numbers apart that are.
     """
-    random.seed()
     sys.modules["numpy.random"].seed(serial * 2654435761 % 2**32)
 
 

@@ -188,7 +188,7 @@ def test_a_second_head_is_refused_unless_meant_and_then_auto_names_both(two, ses
             ray.init("auto")
         assert other.session_dir in str(error.value)
         assert any(one.session_dir in str(error.value) for one in two), "each by its newest node"
-        assert "'auto' could mean 2 clusters" in zray("status", code=1)
+        assert f"2 sessions run; this is {other.session_dir}" in zray("status"), "a command takes the newest"
         assert "1 nodes" in zray("status", "--address", other.session_dir)
     finally:
         zray("stop", "--session-dir", other.session_dir)

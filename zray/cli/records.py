@@ -8,7 +8,7 @@ from collections import deque
 
 import click
 
-from zray.cli.asking import CommandAsker, say_which, with_address
+from zray.cli.asking import CommandAsker, chosen, with_address
 from zray.cli.commands import main
 from zray.node.running import launch, session as sessions
 from zray.state.timeline import timeline_events
@@ -64,12 +64,10 @@ def _log_session(address: str) -> str:
     if os.path.isdir(os.path.join(address, sessions.LOGS)):
         return address
     try:
-        found = launch.find_session(address, asks=True).session_dir
+        return launch.find_session(chosen(address), asks=True).session_dir
     except ConnectionError as error:
         ended = sessions.ended_sessions() if address == "auto" and not sessions.live_sessions() else []
         if not ended:
             raise click.ClickException(str(error)) from None
         click.echo(f"No session runs; the one that ended last is {ended[0]}", err=True)
         return ended[0]
-    say_which(address, found)
-    return found

@@ -10,7 +10,7 @@ import click
 from zray.base.causes import Cause
 from zray.cli.asking import CommandAsker, with_address
 from zray.cli.commands import main
-from zray.cli.listing import with_id
+from zray.cli.finding import with_id
 from zray.cli.showing import show, with_format
 
 COMMAND_EXPLAIN_S = 2.0  # how long to wait for other processes' reasons
@@ -25,7 +25,7 @@ def explain(actor: str | None, address: str, form: str) -> None:
     node = CommandAsker(address)
     try:
         if actor is not None:
-            row = with_id("actors", node.ask("actors")["actors"], "actor_id", actor)[0]
+            row = with_id("actors", node.ask("actors")["actors"], actor)[0]
             found = node.ask("explain", actor=bytes.fromhex(row["actor_id"]))
             if form != "default":
                 show(found, form)

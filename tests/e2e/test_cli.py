@@ -63,7 +63,7 @@ def rows(zray, *arguments):
 
 def test_status_and_explain_say_what_waits_and_why(zray, session):
     until(lambda: "holds (1)" in zray("status"), "the waiting task is known")
-    assert "4/4 CPU in use" in zray("status") and rows(zray, "status")["available"].get("CPU", 0) == 0
+    assert "in use: 4/4 CPU" in zray("status") and rows(zray, "status")["available"].get("CPU", 0) == 0
     assert "the resources its task asks for are in use" in zray("explain")
     assert rows(zray, "explain")[0]["want"] == 1
 

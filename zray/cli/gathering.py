@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from zray.cli.asking import chosen
+from zray.cli.asking import chosen, described
 from zray.cli.columns import NEED_WORK, Scene
 from zray.cli.live import Unfinished
+from zray.cli.text import duration
 from zray.cli.usage import Usage, Usages
 from zray.node.running import session as sessions
 from zray.state.client import LIMIT_MAX, StateClient, list_rows
@@ -84,3 +85,13 @@ def pids_here(workers: list[Row], jobs: list[Row]) -> list[int]:
     here = nodes_here()
     drivers = [row["driver_pid"] for row in jobs if row["status"] == "RUNNING" and row["node_id"] in here]
     return [row["pid"] for row in workers if row["node_id"] in here and row["state"] != "ENDED"] + drivers
+
+
+def described_at(client: StateClient) -> str:
+    """The session that answers, for people."""
+    here = {session.node_id: session for session in sessions.live_sessions()}
+    first = client.ask("nodes")["nodes"][0]  # a node names itself first
+    session = here.get(first["NodeID"])
+    if session is None:
+        return f"node {first['NodeID'][:8]}"
+    return f"{described(session)}, up {duration(time.time() - session.started)}"

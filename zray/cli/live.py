@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zray.state.attempts import ENDED
-from zray.state.places import bare
 
 Row = dict[str, Any]
 RUNNING_STATES = {"RUNNING": "", "RUNNING_IN_RAY_GET": "in get", "RUNNING_IN_RAY_WAIT": "in wait"}
@@ -56,8 +55,11 @@ class Unfinished:
                 self.waiting.append(row)
                 if row["actor_id"] and row["type"] == "ACTOR_TASK":
                     self.queues.setdefault(row["actor_id"], CallQueue()).add(row)
+        self._of_actors: dict[str, list[Row]] = {}
         for found in self.running.values():
             found.sort(key=lambda row: row["start_time_ms"] or 0)
+            for row in found:
+                self._of_actors.setdefault(row["actor_id"] or "", []).append(row)
 
     def all_running(self) -> list[Row]:
         return [row for found in self.running.values() for row in found]
@@ -72,7 +74,7 @@ class Unfinished:
         return found or []
 
     def of_actor(self, actor: Row) -> list[Row]:
-        return [row for row in self.all_running() if row["actor_id"] == actor["actor_id"]]
+        return self._of_actors.get(actor["actor_id"], [])
 
 
 def seconds_since(ms: float | None, now_s: float) -> float | None:
@@ -126,9 +128,3 @@ def reason_of(row: Row, work: Unfinished, actors: dict[str, Row]) -> str:
             runs = f", which runs {busy[0]['name']}" if busy else ""
             return f"the earlier calls of actor {called}{runs}"
     return _WHY.get(row["state"]) or f"it is {row['state']}"
-
-
-def worker_label(worker: Row, actors: dict[str, Row]) -> str:
-    """What a worker is for, when nothing runs on it: its actor, or nothing."""
-    actor = actors.get(worker.get("actor_id") or "")
-    return f"actor {bare(actor['class_name'])}" if actor is not None else ""

@@ -50,7 +50,7 @@ def zray(session):
     address = ray.get_runtime_context().get_temp_dir()
 
     def run(*arguments: str, code: int = 0) -> str:
-        result = CliRunner().invoke(main, [*arguments, "--address", address])
+        result = CliRunner(env={"COLUMNS": "500"}).invoke(main, [*arguments, "--address", address])
         assert result.exit_code == code, result.output
         return result.output
 
@@ -114,11 +114,12 @@ def test_get_and_summary(zray, session):
 
 def test_stacks_of_workers(zray, session):
     assert "gate.wait" in zray("stack")
-    (text,) = [zray("stack", str(session["pid"]))]
-    assert f"pid {session['pid']}" in text and "MainThread" in text
-    assert f"(driver, pid {os.getpid()})" in zray("stack", str(os.getpid()))
+    text = zray("stack", str(session["pid"]))
+    assert f"pid {session['pid']}" in text and "no thread is in user code" in text, "an idle actor"
+    assert "MainThread" in zray("stack", "lives", "--all")
+    assert f"driver (pid {os.getpid()})" in zray("stack", str(os.getpid()))
     said = zray("stack", "99999999", code=1)
-    assert "no driver or worker of this node has pid 99999999" in said and str(session["pid"]) in said
+    assert "no driver or worker runs that '99999999' means" in said and str(session["pid"]) in said
 
 
 def test_timeline_and_logs(zray, session, tmp_path):
@@ -133,7 +134,7 @@ def test_timeline_and_logs(zray, session, tmp_path):
 def test_actors_are_explained_by_the_beginning_of_their_id(zray, session):
     (actor,) = rows(zray, "list", "actors", "--filter", f"pid={session['pid']}")
     assert "is ALIVE: it is ready" in zray("explain", actor["actor_id"][:20])
-    assert "no actor with id or name 'zz'" in zray("explain", "zz", code=1)
+    assert "placement group with id or name 'zz'" in zray("explain", "zz", code=1)
 
 
 def test_what_runs_is_named_and_who_waits_for_an_actor_or_in_get(zray, session, gate):

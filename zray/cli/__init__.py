@@ -13,9 +13,12 @@ if importlib.util.find_spec("click") is None:  # the core installs without it
     sys.exit(1)
 
 from zray.cli import (  # noqa: F401
+    acting,
     doctor,
     jobs,
     listing,
+    logs,
+    memory,
     metrics,
     nodes,
     profiling,

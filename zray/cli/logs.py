@@ -142,7 +142,7 @@ class _Printer:
         self._several = False
 
     def run(self, files: list[KeptFile], tail: int, follow: bool) -> None:
-        self._several = len(files) > 1
+        self._several = len([file for file in files if file.size or follow]) > 1
         ends = {file: self._tail(file, tail) for file in files}
         if not follow:
             return

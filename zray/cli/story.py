@@ -119,7 +119,7 @@ class _Teller:
     def actor(self, rows: list[Row]) -> Row:
         row = rows[0]
         name = f" {row['name']!r}" if row["name"] else ""
-        said = self.node.ask("explain", actor=bytes.fromhex(row["actor_id"]))
+        said = self._home_says(bytes.fromhex(row["actor_id"]))
         detail = f" ({said['detail']})" if said.get("detail") else ""
         lines = [f"actor {row['class_name']}{name} ({short_actor(row['actor_id'])}) is {row['state']}: "
                  f"{Cause(said['cause']).text}{detail}" if row["state"] != "DEAD" else
@@ -140,6 +140,16 @@ class _Teller:
                 text = about.get("error_message") or about.get("formatted_exception_string") or ""
                 lines += [f"  {line}" for line in text.strip().split("\n")[-ERROR_LINES_MAX:]]
         return _found("actor", row["actor_id"], row["name"] or row["class_name"], row["state"], lines)
+
+    def _home_says(self, actor: bytes) -> Row:
+        """The answer of the home of an actor, which may be any node; else that its owner alone knows it yet."""
+        nodes = [bytes.fromhex(row["NodeID"])[:8] for row in self.client.ask("nodes")["nodes"] if row["Alive"]]
+        for node in nodes:  # the one that is asked comes first
+            try:
+                return self.node.ask("explain", actor=actor, on=node)
+            except click.ClickException:
+                continue
+        return {"cause": int(Cause.ACTOR_PENDING), "detail": "no node has it"}
 
     def object(self, rows: list[Row]) -> Row:
         identifier = rows[0]["object_id"]

@@ -13,20 +13,21 @@ from zray.base.ids import PUT_FLAG, RETURN_1, TASK_SIZE
 from zray.cli.asking import CommandAsker
 from zray.cli.columns import clock
 from zray.cli.finding import IDENTITIES, matching, short_actor, short_job, short_task
+from zray.cli.gathering import GatheringClient
 from zray.cli.live import RUNNING_STATES, Unfinished, reason_of, seconds_since, took
 from zray.cli.text import duration, of_bytes, plural, safe
 from zray.core.waits.explaining import Asking, is_reason, sentence
 from zray.core.waits.why import WAITS
 from zray.state.attempts import ENDED
-from zray.state.client import StateClient
 from zray.state.kinds import KINDS
 
 Row = dict[str, Any]
 ERROR_LINES_MAX = 30  # the last lines of the text of a failure
 
 
-def tell(node: CommandAsker, client: StateClient, wanted: str, budget_s: float) -> Row:
+def tell(node: CommandAsker, client: GatheringClient, wanted: str, budget_s: float) -> Row:
     """``kind``, ``id``, ``name``, ``state`` and ``text`` (lines) of the thing that ``wanted`` names."""
+    client.gather(("tasks", "actors", "objects", "placement_groups"), tasks={"detail": True})
     tasks = client.rows(KINDS["tasks"], {"tasks": {"detail": True}})
     rows = {"tasks": tasks, "actors": client.rows(KINDS["actors"], {}),
             "objects": client.rows(KINDS["objects"], {}),
@@ -72,7 +73,7 @@ def _of_interest(hits: dict[str, list[Row]]) -> list[Row]:
 
 
 class _Teller:
-    def __init__(self, node: CommandAsker, client: StateClient, rows: dict[str, list[Row]], budget_s: float):
+    def __init__(self, node: CommandAsker, client: GatheringClient, rows: dict[str, list[Row]], budget_s: float):
         self.node = node
         self.client = client
         self.rows = rows

@@ -78,7 +78,12 @@ def format_stack(frame: FrameType) -> str:
 
 
 def _is_ours(frame: Any) -> bool:
-    return bool(frame.filename.startswith(_PACKAGE) or frame.filename.endswith(_CLOUDPICKLE))
+    return is_own_file(frame.filename)
+
+
+def is_own_file(filename: str) -> bool:
+    """Whether a file is of zray itself, or of what it pickles with."""
+    return filename.startswith(_PACKAGE) or filename.endswith(_CLOUDPICKLE)
 
 
 def passes(error: BaseException, package: str) -> bool:

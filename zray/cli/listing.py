@@ -9,6 +9,7 @@ import click
 
 from zray.cli.asking import ask, with_address
 from zray.cli.commands import main
+from zray.cli.sessions import with_session
 from zray.cli.showing import show, table, with_format
 from zray.state.client import LIMIT_MAX, list_rows
 from zray.state.errors import RayStateApiException
@@ -45,6 +46,7 @@ def parsed(text: str) -> tuple[str, str, str]:
 @click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE")
 @click.option("--limit", type=click.IntRange(min=1, max=LIMIT_MAX), default=100, show_default=True)
 @click.option("--detail", is_flag=True, help="every column")
+@with_session
 @with_address
 @with_format
 def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address: str, form: str) -> None:
@@ -62,6 +64,7 @@ def _columns(row: Any, detail: bool) -> dict[str, Any]:
 @main.command()
 @click.argument("what", type=click.Choice([name for name, kind in LISTABLE.items() if KINDS[kind].is_gettable]))
 @click.argument("identifier")
+@with_session
 @with_address
 @with_format
 def get(what: str, identifier: str, address: str, form: str) -> None:
@@ -97,6 +100,7 @@ SUMMARIES: dict[str, tuple[Callable[[Any], dict[str, Any]], str, str]] = {
 
 @main.command()
 @click.argument("what", type=click.Choice(tuple(SUMMARIES)))
+@with_session
 @with_address
 @with_format
 def summary(what: str, address: str, form: str) -> None:

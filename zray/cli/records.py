@@ -8,18 +8,20 @@ from collections import deque
 
 import click
 
-from zray.cli.asking import CommandAsker, say_which, with_address
+from zray.cli.asking import say_which, with_address
 from zray.cli.commands import main
+from zray.cli.sessions import asker, with_session
 from zray.node.running import launch, session as sessions
 from zray.state.timeline import timeline_events
 
 
 @main.command()
 @click.option("--output", "-o", default="timeline.json", show_default=True)
+@with_session
 @with_address
 def timeline(output: str, address: str) -> None:
     """Write what ran when, as Chrome trace events."""
-    node = CommandAsker(address)
+    node = asker(address)
     try:
         events = timeline_events(node.ask)
     finally:

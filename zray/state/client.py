@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from zray.base.causes import Cause
 from zray.base.errors import GetTimeoutError
 from zray.handles.connection import current
-from zray.state import attempts, rows
+from zray.state import attempts, kept, rows
 from zray.state.attempts import PREFIX_DIGITS
 from zray.state.errors import NodesEnded, RayStateApiException, ServerUnavailable
 from zray.state.filters import checked, matcher
@@ -78,10 +78,13 @@ class _NodeAsker:
 
 
 def asker_for(address: str | None) -> Asker:
-    """This process's own connection, or one to the node at ``address``.  ServerUnavailable."""
+    """This process's own connection, or one to the node at ``address``, or what a session kept that has ended, whose
+    folder ``address`` is.  ServerUnavailable."""
     runtime = current()
     if address is None and runtime is not None:
         return _RuntimeAsker(runtime)
+    if address and kept.is_ended(address):
+        return kept.KeptAsker(address)
     return _NodeAsker(address or os.environ.get("ZRAY_ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto")
 
 
@@ -109,6 +112,7 @@ class StateClient:
             raise RayStateApiException(str(found["error"]))
         if found.get("missing"):
             self.missing.append(f"the nodes {', '.join(found['missing'])} did not answer")
+        self.missing += found.get("cut", ())
         if found.get("silent"):
             self.missing.append(f"the processes {', '.join(found['silent'])} did not answer")
         return found

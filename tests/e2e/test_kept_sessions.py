@@ -1,0 +1,117 @@
+"""A session that has ended, or whose node was killed, still answers: from what it has kept in its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import zlib
+
+import pytest
+
+from tests.e2e.target import ray, until
+
+pytest.importorskip("click")
+pytestmark = pytest.mark.zray_only
+
+
+def zray(*arguments: str, code: int = 0) -> str:
+    from click.testing import CliRunner
+
+    from zray.cli import main
+
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def rows(*arguments: str):
+    return json.loads(zray(*arguments, "--format", "json"))
+
+
+def kept(folder: str):
+    from zray.state.kept import KeptNode, NothingKept
+
+    try:
+        return KeptNode(folder)
+    except NothingKept:
+        return None
+
+
+def test_the_rows_of_an_ended_session_are_listed_by_its_name(fresh, tmp_path):
+    import numpy as np
+
+    ray.init(num_cpus=2, runtime_env={"env_vars": {"SECRET_TOKEN": "hush-hush"}})
+
+    @ray.remote
+    def works():
+        return 1
+
+    @ray.remote(max_retries=0)
+    def fails():
+        raise ValueError("on purpose")
+
+    @ray.remote(num_cpus=0)
+    class Keeps:
+        def get(self):
+            return 1
+
+    actor = Keeps.options(name="keeps").remote()
+    stored = ray.put(np.ones(100_000))
+    assert ray.get([*(works.remote() for _ in range(5)), actor.get.remote()]) == [1] * 6
+    with pytest.raises(ValueError):
+        ray.get(fails.remote())
+    folder = ray.get_runtime_context().get_temp_dir()
+    oid = stored.hex()
+    ray.shutdown()
+
+    name = os.path.basename(folder)
+    assert name in zray("sessions")
+    (failed,) = rows("list", "tasks", "--session", name, "--filter", "state=FAILED", "--detail")
+    assert "on purpose" in failed["error_message"] and failed["func_or_class_name"].endswith("fails")
+    assert len(rows("list", "tasks", "--session", name[:-2], "--filter", "state=FINISHED")) >= 6
+    assert {row["class_name"] for row in rows("list", "actors", "--session", "last")} == {"Keeps"}
+    held = rows("get", "objects", oid, "--session", name)
+    assert held["object_size"] > 800_000 and held["type"] == "DRIVER" and held["pid"] == os.getpid()
+    assert any(row["func_or_class_name"].endswith("works") and row["count"] == 5
+               for row in rows("summary", "tasks", "--session", name))
+    trace = tmp_path / "trace.json"
+    zray("timeline", "--session", name, "--output", str(trace))
+    assert "works" in trace.read_text()
+    for kind in ("nodes", "workers", "jobs", "cluster-events", "runtime-envs"):
+        assert rows("list", kind, "--session", name), kind
+    with open(os.path.join(folder, "state"), "rb") as file:
+        assert b"hush-hush" not in zlib.decompress(file.read().split(b"\n", 1)[1])
+    zray("list", "tasks", "--session", "no-such", code=1)
+
+
+def test_a_session_whose_node_was_killed_has_the_rows_of_its_last_refresh(fresh):
+    ray.init(num_cpus=2, _system_config={"session_state_s": 0.05})
+
+    @ray.remote
+    def works():
+        return 1
+
+    assert ray.get(works.remote()) == 1
+    folder = ray.get_runtime_context().get_temp_dir()
+    until(lambda: (node := kept(folder)) is not None and len(node.events.ended), "the state is refreshed")
+    with open(os.path.join(folder, "node.json")) as file:
+        os.kill(json.load(file)["pid"], signal.SIGKILL)
+    ray.shutdown()
+    (row,) = rows("list", "tasks", "--session", os.path.basename(folder))
+    assert row["state"] == "FINISHED" and "was killed" in zray("sessions")
+
+
+def test_nodes_of_one_cluster_are_read_together(grow):
+    cluster = grow({"num_cpus": 1}, {"num_cpus": 1, "resources": {"far": 1}})
+
+    @ray.remote
+    def where():
+        return ray.get_runtime_context().get_node_id()
+
+    ran_on = set(ray.get([where.remote(), where.options(resources={"far": 1}).remote()]))
+    folder = ray.get_runtime_context().get_temp_dir()
+    ray.shutdown()
+    cluster.shutdown()
+    found = rows("list", "tasks", "--session", os.path.basename(folder))
+    assert {row["node_id"] for row in found} == ran_on and len(found) == 2

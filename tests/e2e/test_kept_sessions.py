@@ -115,3 +115,25 @@ def test_nodes_of_one_cluster_are_read_together(grow):
     cluster.shutdown()
     found = rows("list", "tasks", "--session", os.path.basename(folder))
     assert {row["node_id"] for row in found} == ran_on and len(found) == 2
+
+
+def test_a_report_is_about_the_run_that_goes_on_and_about_the_one_that_ended(fresh, tmp_path):
+    ray.init(num_cpus=2, runtime_env={"env_vars": {"SECRET_TOKEN": "hush-hush"}})
+
+    @ray.remote(max_retries=0)
+    def fails():
+        raise ValueError("on <purpose>")
+
+    with pytest.raises(ValueError):
+        ray.get(fails.remote())
+    folder = ray.get_runtime_context().get_temp_dir()
+    page = tmp_path / "page.html"
+    until(lambda: zray("report", str(page), "--address", folder) and "on &lt;purpose&gt;" in page.read_text(),
+          "the failure is in the page")
+    assert "runs, at" in page.read_text() and "hush-hush" not in page.read_text()
+    ray.shutdown()
+    assert os.path.basename(folder) in zray("report", str(page), "--session", "last")
+    text = page.read_text()
+    assert "ended at" in text and "on &lt;purpose&gt;" in text and "<svg" in text and "hush-hush" not in text
+    zray("report", str(tmp_path / "none" / "page.html"), "--session", "last", code=1)
+    assert os.listdir(tmp_path) == ["page.html"]

@@ -21,6 +21,7 @@ from zray.cli import (  # noqa: F401
     programs,
     records,
     replaying,
+    reporting,
     sessions,
     status,
     waiting,

@@ -10,7 +10,7 @@ from tests.unit.test_kept_state import Session
 from zray.node.jobs.ended_events import Source
 from zray.report import chart, failures
 from zray.report.gathering import gathered
-from zray.report.hiding import NAME_CHARS_MAX, Hider
+from zray.report.hiding import SHOWN_CHARS_MAX, Hider
 from zray.report.page import page
 from zray.state import kept
 
@@ -78,7 +78,7 @@ def test_names_and_texts_of_a_program_are_only_text(session):
     assert "http://" not in text and "https://" not in text and "default-src 'none'" in text
     text.encode()
     assert "\u202e" not in text and "\\u202e" in text and "\0" not in text and "\x1b" not in text
-    assert max(map(len, tags.words)) < 11_000 and "x" * (NAME_CHARS_MAX + 1) not in "".join(
+    assert max(map(len, tags.words)) < 11_000 and "x" * (SHOWN_CHARS_MAX + 1) not in "".join(
         word for word in tags.words if "Traceback" not in word)
 
 

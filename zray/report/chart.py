@@ -9,7 +9,7 @@ from typing import Any
 
 LANES_MAX = 64
 BARS_MAX = 4000
-WIDTH, LANE_HEIGHT, LEFT, TOP = 1000.0, 16.0, 150.0, 22.0  # pixels of the drawing
+WIDTH, LANE_HEIGHT, LABELS_WIDTH, TOP = 1000.0, 16.0, 150.0, 22.0  # pixels of the drawing
 TICKS = 8
 
 
@@ -68,9 +68,10 @@ def svg(events: Iterable[dict[str, Any]], escape: Callable[[object], str]) -> st
         gap *= 2
         drawn = {lane: merged(bars, gap) for lane, bars in drawn.items()}
     height = TOP + LANE_HEIGHT * len(drawn) + 4
-    parts = [f'<svg viewBox="0 0 {LEFT + WIDTH:g} {height:g}" role="img" aria-label="What ran when on each worker">']
+    parts = [f'<svg viewBox="0 0 {LABELS_WIDTH + WIDTH:g} {height:g}" role="img" '
+             'aria-label="What ran when on each worker">']
     for tick in range(TICKS + 1):
-        x = LEFT + WIDTH * tick / TICKS
+        x = LABELS_WIDTH + WIDTH * tick / TICKS
         anchor = "end" if tick == TICKS else "middle"
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4:g}" y2="{height:g}"/>'
                      f'<text class="tick" x="{x:.1f}" y="12" text-anchor="{anchor}">+{_seconds(span * tick / TICKS)}'
@@ -83,7 +84,7 @@ def svg(events: Iterable[dict[str, Any]], escape: Callable[[object], str]) -> st
 
 
 def _rect(bar: Bar, first: float, span: float, y: float, escape: Callable[[object], str]) -> str:
-    x = LEFT + (bar.begin - first) / span * WIDTH
+    x = LABELS_WIDTH + (bar.begin - first) / span * WIDTH
     width = max(0.5, (bar.end - bar.begin) / span * WIDTH)
     hue = zlib.crc32(bar.name.encode(errors="replace")) % 360
     times = f" x {bar.count}" if bar.count > 1 else ""

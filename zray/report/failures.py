@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from zray.base.exits import INTENDED_USER_EXIT
-from zray.report.gathering import Run
+from zray.report.gathering import RunFacts
 from zray.report.hiding import Hider
 
-GROUPS_MAX = 40
+FAILURE_KINDS_MAX = 40
 LOG_LINE = "Its log is "
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{16,}\b|\d+")
 EXPECTED_EXITS = (None, INTENDED_USER_EXIT, "INTENDED_SYSTEM_EXIT")
@@ -17,7 +17,7 @@ EXPECTED_EXITS = (None, INTENDED_USER_EXIT, "INTENDED_SYSTEM_EXIT")
 Row = dict[str, Any]
 
 
-def html(run: Run, hider: Hider) -> str:
+def html(run: RunFacts, hider: Hider) -> str:
     """The section of the page."""
     parts = [_of_tasks(run, hider), *(_of_workers(run, hider)), *(_of_actors(run, hider))]
     return "".join(parts) or '<p class="note">Nothing that is known here.</p>'
@@ -53,10 +53,10 @@ def times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
 
 
-def _of_tasks(run: Run, hider: Hider) -> str:
+def _of_tasks(run: RunFacts, hider: Hider) -> str:
     found = groups(run.rows["tasks"])
     parts = []
-    for (function, kind, _), rows in found[:GROUPS_MAX]:
+    for (function, kind, _), rows in found[:FAILURE_KINDS_MAX]:
         last = max(rows, key=lambda row: row["end_time_ms"])
         line = last_line(last["error_message"] or "")
         when = f" +{last['end_time_ms'] / 1000 - run.begin_s:.4g} s" if run.begin_s and last["end_time_ms"] else ""
@@ -66,18 +66,19 @@ def _of_tasks(run: Run, hider: Hider) -> str:
             f"{hider.name(line)}</summary><p>The last one: task {hider.name(last['task_id'])}, attempt "
             f"{last['attempt_number']}{where}{when}</p><pre>{hider.text(last['error_message'] or 'no text')}</pre>"
             "</details>")
-    if len(found) > GROUPS_MAX:
-        parts.append(f'<p class="note">{len(found) - GROUPS_MAX} more kinds of failures are left out.</p>')
+    if len(found) > FAILURE_KINDS_MAX:
+        parts.append(f'<p class="note">{len(found) - FAILURE_KINDS_MAX} more kinds of failures are left out.</p>')
     return "".join(parts)
 
 
-def _of_workers(run: Run, hider: Hider) -> list[str]:
+def _of_workers(run: RunFacts, hider: Hider) -> list[str]:
     found: dict[str, list[Row]] = {}
     for row in filter(is_unexpected, run.rows["workers"]):
         found.setdefault(f"{row['exit_type']}: {(row['exit_detail'] or '').partition(chr(10))[0]}", []).append(row)
+    largest = sorted(found.items(), key=lambda each: -len(each[1]))[:FAILURE_KINDS_MAX]
     return [f"<details><summary><b>{len(rows)} worker(s)</b> ended: {hider.name(why)}</summary><p>pid "
             f"{', '.join(str(row['pid']) for row in rows[:20])}</p><pre>{hider.text(rows[-1]['exit_detail'] or '')}"
-            "</pre></details>" for why, rows in sorted(found.items(), key=lambda each: -len(each[1]))[:GROUPS_MAX]]
+            "</pre></details>" for why, rows in largest]
 
 
 def death_of(actor: Row) -> str:
@@ -88,11 +89,11 @@ def death_of(actor: Row) -> str:
     return last_line(str(died.get("error_message") or failed.get("formatted_exception_string") or ""))
 
 
-def _of_actors(run: Run, hider: Hider) -> list[str]:
+def _of_actors(run: RunFacts, hider: Hider) -> list[str]:
     parts: list[str] = []
     for row in run.rows["actors"]:
         text = ((row["death_cause"] or {}).get("creation_task_failure_context") or {}).get("formatted_exception_string")
-        if text and len(parts) < GROUPS_MAX:
+        if text and len(parts) < FAILURE_KINDS_MAX:
             parts.append(f"<details><summary>The constructor of <b>{hider.name(row['class_name'])}</b> failed: "
                          f"{hider.name(last_line(text))}</summary><pre>{hider.text(text)}</pre></details>")
     return parts

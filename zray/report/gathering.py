@@ -19,7 +19,7 @@ from zray.state.errors import RayStateApiException
 from zray.state.kinds import KINDS
 from zray.state.timeline import timeline_events
 
-TIMEOUT_S = 30.0
+GATHER_TIMEOUT_S = 30.0
 LIBRARIES = ("pyzmq", "numpy", "numba", "msgpack", "cloudpickle", "sortedcontainers")
 ROWS = ("tasks", "actors", "nodes", "workers", "jobs", "objects", "placement_groups", "cluster_events")
 
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class Run:
+class RunFacts:
     """What is known of a session."""
 
     about: Row = field(default_factory=dict)
@@ -55,10 +55,10 @@ class Run:
         return float(self.about.get("written_s") or self.about["now_s"])
 
 
-def gathered(session_dir: str) -> Run:
+def gathered(session_dir: str) -> RunFacts:
     """The facts of the session in that folder.  ServerUnavailable when it neither runs nor has kept anything."""
-    run = Run()
-    with StateClient(session_dir, TIMEOUT_S) as client:
+    run = RunFacts()
+    with StateClient(session_dir, GATHER_TIMEOUT_S) as client:
         run.about = _about(session_dir)
         run.versions = versions(run.about)
         for kind in ROWS:
@@ -81,7 +81,7 @@ def gathered(session_dir: str) -> Run:
     return run
 
 
-def _part(run: Run, what: str, ask: Callable[[], Any], otherwise: Any) -> Any:
+def _part(run: RunFacts, what: str, ask: Callable[[], Any], otherwise: Any) -> Any:
     try:
         return ask()
     except RayStateApiException as error:

@@ -16,7 +16,7 @@ from zray.node.running import join_secret
 
 HIDDEN_VALUE = "****"
 SECRET_CHARS_MIN = 6  # a shorter value of a variable would be found by chance in innocent words
-NAME_CHARS_MAX = 120
+SHOWN_CHARS_MAX = 120
 _NAME = r"(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|authorization)"
 _SECRET_NAME = re.compile(_NAME, re.I)
 # password=x, "token": "x", SECRET_KEY: x, Authorization: Bearer x.  Each repetition is bounded: so the time is, too,
@@ -58,7 +58,7 @@ class Hider:
     def name(self, value: object) -> str:
         """``value`` as HTML text of one line, cut in its middle when it is long."""
         shown = " ".join(self.hide(str(value)).splitlines())
-        if len(shown) > NAME_CHARS_MAX:
-            half = NAME_CHARS_MAX // 2
+        if len(shown) > SHOWN_CHARS_MAX:
+            half = SHOWN_CHARS_MAX // 2
             shown = f"{shown[:half]} … {shown[-half:]}"
         return html.escape(_UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", shown), quote=True)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray.report import chart, failures
-from zray.report.gathering import Run
+from zray.report.gathering import RunFacts
 from zray.report.hiding import Hider
+from zray.state.attempts import ENDED
 
 FUNCTIONS_SHOWN = 25
 ATTEMPTS_SHOWN = 10
 OBJECTS_SHOWN_MAX = 25
 ROWS_SHOWN = 50  # of a table of nodes, actors or workers
 EVENTS_SHOWN = 40  # lines of the nodes' logs
-UNFINISHED = ("FINISHED", "FAILED")
 STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8882;--bad:#c0392b}
 body{font:15px/1.45 system-ui,sans-serif;max-width:70rem;margin:1.5rem auto;padding:0 1rem}
@@ -33,7 +33,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-a
 Row = dict[str, Any]
 
 
-def page(run: Run, hider: Hider) -> str:
+def page(run: RunFacts, hider: Hider) -> str:
     """The whole file."""
     name = hider.name
     title = f"zray report: {name(run.about.get('session', ''))}"
@@ -113,14 +113,14 @@ def span(seconds: float) -> str:
 # ---------------------------------------------------------------- sections
 
 
-def _gaps(run: Run, hider: Hider) -> str:
+def _gaps(run: RunFacts, hider: Hider) -> str:
     if not run.gaps:
         return ""
     return "<p class=bad>This report is not complete:</p><ul>" + "".join(
         f"<li>{hider.name(gap)}</li>" for gap in run.gaps) + "</ul>"
 
 
-def _summary(run: Run, hider: Hider) -> str:
+def _summary(run: RunFacts, hider: Hider) -> str:
     about, name = run.about, hider.name
     finished = sum(row["finished"] for row in run.functions)
     failed = max(sum(row["failed"] for row in run.functions),
@@ -153,10 +153,10 @@ def _counts(words: Iterable[str]) -> str:
     return ", ".join(f"{count:,} {word.lower()}" for word, count in sorted(found.items()))
 
 
-def _unfinished(run: Run, hider: Hider) -> str:
+def _unfinished(run: RunFacts, hider: Hider) -> str:
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for row in run.rows["tasks"]:
-        if row["state"] not in UNFINISHED:
+        if row["state"] not in ENDED:
             key = row["func_or_class_name"], row["state"], row["pending_reason"] or ""
             known = groups.setdefault(key, [0, 0.0])
             known[0] += row["count"]
@@ -174,7 +174,7 @@ def _unfinished(run: Run, hider: Hider) -> str:
     return content
 
 
-def _functions(run: Run, hider: Hider) -> str:
+def _functions(run: RunFacts, hider: Hider) -> str:
     total = sum(row["seconds"] for row in run.functions) or 1.0
     shown = run.functions[:FUNCTIONS_SHOWN]
     rest = len(run.functions) - len(shown)
@@ -184,7 +184,7 @@ def _functions(run: Run, hider: Hider) -> str:
         _none(f"and {rest} more functions, each with less time") if rest > 0 else "")
 
 
-def _longest(run: Run, hider: Hider) -> str:
+def _longest(run: RunFacts, hider: Hider) -> str:
     def seconds(row: Row) -> float:
         return float((row["end_time_ms"] or run.end_s * 1000) - row["start_time_ms"]) / 1000
 
@@ -200,7 +200,7 @@ def _story(row: Row) -> str:
     return ", ".join(f"{each['state']} +{(each['created_ms'] - first) / 1000:.3g} s" for each in events)
 
 
-def _memory(run: Run, hider: Hider) -> str:
+def _memory(run: RunFacts, hider: Hider) -> str:
     parts = [table(("node", "object store", "in use", "on disk", "objects", "requests that wait"), [
         (hider.name(store["node_id"][:8]), size(store.get("capacity", 0)), size(store.get("used", 0)),
          size(store.get("spilled", 0)), int(store.get("total", len(store.get("objects", ())))),
@@ -227,14 +227,14 @@ def _cut(rows: list[Row], what: str) -> str:
     return _none(f"{len(rows) - ROWS_SHOWN} more {what} are left out") if len(rows) > ROWS_SHOWN else ""
 
 
-def _actors(run: Run, hider: Hider) -> str:
+def _actors(run: RunFacts, hider: Hider) -> str:
     rows = sorted(run.rows["actors"], key=lambda row: row["state"] == "DEAD")
     cells = [(*(hider.name(row[key] or "") for key in ("class_name", "name", "actor_id", "state", "pid")),
               row["num_restarts"], hider.name(failures.death_of(row))) for row in rows[:ROWS_SHOWN]]
     return table(("class", "name", "actor", "state", "pid", "restarts", "why it ended"), cells) + _cut(rows, "actors")
 
 
-def _nodes(run: Run, hider: Hider) -> str:
+def _nodes(run: RunFacts, hider: Hider) -> str:
     def resources(row: Row) -> str:
         return ", ".join(f"{name} {size(amount) if name.endswith('memory') else f'{amount:g}'}"
                          for name, amount in row["resources_total"].items() if not name.startswith("node:"))
@@ -247,12 +247,12 @@ def _nodes(run: Run, hider: Hider) -> str:
                  ) + _cut(nodes, "nodes") + f"<p>{alive} processes of workers and drivers lived at that time.</p>"
 
 
-def _settings(run: Run, hider: Hider) -> str:
+def _settings(run: RunFacts, hider: Hider) -> str:
     return table(("setting", "value"), [(hider.name(key), hider.name(value))
                                         for key, value in sorted((run.about.get("settings") or {}).items())])
 
 
-def _events(run: Run, hider: Hider) -> str:
+def _events(run: RunFacts, hider: Hider) -> str:
     show: Callable[[object], str] = hider.text
     lines = [f"{row['time']} {row['custom_fields']['node_id'][:8]} {row['severity']} {row['message']}"
              for row in run.rows["cluster_events"][-EVENTS_SHOWN:]]

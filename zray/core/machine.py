@@ -187,6 +187,8 @@ class CoreMachine:
             self.adoption.pump()
         if submitter.failed.rows or submitter.failed.dropped:
             submitter.failed.flush()
+        if submitter.stories.rows and now >= submitter.stories.due:
+            submitter.stories.flush(now)
         refs = self.refs
         if refs.unhandled.reports:
             self.shell.show_unhandled()
@@ -198,7 +200,9 @@ class CoreMachine:
     @property
     def is_timed(self) -> bool:
         """Whether there may be a next deadline."""
-        return self.submitter.timed or bool(self.calls.draining) or self.gcs.busy or self.adoption.busy
+        submitter = self.submitter
+        return (submitter.timed or bool(self.calls.draining) or self.gcs.busy or self.adoption.busy
+                or bool(submitter.stories.rows))
 
     def next_deadline(self) -> float | None:
         """One timer for all machines; a deadline that becomes earlier is late by at most ``lease_idle_s``."""
@@ -330,6 +334,8 @@ class CoreMachine:
     def goodbye(self, then: Callable[[], None]) -> None:
         """Tell the node that this driver leaves; ``then()`` when it has flushed the output of the job."""
         self._after_bye = then
+        if self.submitter.stories.rows:
+            self.submitter.stories.flush(self.submitter.now)
         self.send(self.process.node, m.Goodbye("shutdown"))
 
     def _on_bye(self, peer: bytes, message: m.Bye) -> None:

@@ -395,7 +395,8 @@ class NodeMachine:
     def _task_failures(self, peer: bytes, message: m.TaskFailures) -> None:
         if not self.processes.is_process(peer):
             self.refuse(peer, "TaskFailures from a process that is not of this node")
-        elif not self.events.failed(message.rows, message.dropped, self.context.epoch_s):
+        elif not (self.events.failed(message.rows, message.dropped, self.context.epoch_s)
+                  and self.events.told(message.stories, self.context.epoch_s)):
             self.refuse(peer, "malformed TaskFailures")
 
     def _metrics_report(self, peer: bytes, message: m.MetricsReport) -> None:

@@ -318,9 +318,10 @@ def tasks(events: TaskEventLog, args: dict[str, Any], is_blocked: Callable[[byte
     limit, detail, task = limit_of(args), args.get("detail"), id_of(args)
     rows = [shown(row if detail else {**row, "error_message": ""})
             for row in islice(events.rows(is_blocked, task), limit)]
+    stories = [[*key, *story] for key, story in reversed(events.stories.items()) if not task or key[0] == task]
     kept = len(events.running) + len(events.ended) + len(events.failures)
     return {"tasks": rows, "total": max(len(rows), kept if not task else 0), "dropped": events.dropped,
-            "forgotten": events.ended.forgotten, "live": []}
+            "forgotten": events.ended.forgotten, "live": [], "stories": shown(stories[:limit])}
 
 
 def _functions(viewed: Viewed, peer: bytes, args: dict) -> dict:

@@ -30,13 +30,19 @@ PREFIX_DIGITS = 32  # of a task id: the same for all tasks of one attempt of a p
 
 
 def rows(events: Iterable[dict[str, Any]], live: Iterable[dict[str, Any]], actors: Iterable[dict[str, Any]],
-         parents: dict[str, str], reasons: dict[tuple[str, int], str], places: Places) -> list[dict[str, Any]]:
+         parents: dict[str, str], reasons: dict[tuple[str, int], str], places: Places,
+         stories: Iterable[tuple[str, int, float, str]] = ()) -> list[dict[str, Any]]:
     """Rows of TaskState: unfinished ones first, then the latest; of one task the latest attempt first.
 
     ``parents``: the tasks that submitted others, by the first digits of the ids of these.  ``reasons``: what the
-    scheduling keys of owners wait for, by (owner, key).
+    scheduling keys of owners wait for, by (owner, key).  ``stories``: what owners say of ended attempts.
     """
     merged = merge(events, live)
+    for task, attempt, created, waited in stories:
+        known = merged.get((task, attempt))
+        if known is not None:
+            known["created_s"] = known.get("created_s") or created
+            known["waits_for"] = known.get("waits_for") or waited
     for record in merged.values():
         if record["state"] == "PENDING_NODE_ASSIGNMENT" and record.get("key"):
             owner = record["process"]["worker_id"][:INCARNATION_DIGITS]

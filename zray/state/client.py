@@ -152,7 +152,7 @@ class StateClient:
         reasons = {(row["owner"], row["key"]): f"{Cause(row['cause']).text} ({row['detail']})"
                    for row in found.get("waiting", ())}
         merged = attempts.rows(events, [row for row in live if "state" in row and "task_id" in row], actors, parents,
-                               reasons, _places(answers))
+                               reasons, _places(answers), found.get("stories", ()))
         return [{**row, "call_site": sites.get(row["task_id"])} for row in merged] if sites else merged
 
     def _node_logs(self, nodes: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:

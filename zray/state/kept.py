@@ -195,7 +195,10 @@ def _read(session_dir: str) -> dict[str, Any]:
     if not data.startswith(STATE_MAGIC):
         raise NothingKept(f"{path} is not the state of a session")
     try:
-        content = zlib.decompressobj().decompress(data[len(STATE_MAGIC):], FILE_BYTES_MAX)
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(data[len(STATE_MAGIC):], FILE_BYTES_MAX)
+        if not unpacker.eof:
+            raise ValueError("it is cut, or too long")
         found = msgpack.unpackb(content, unicode_errors="surrogatepass", strict_map_key=False)
         version = found["about"]["format"]
     except (zlib.error, ValueError, KeyError, TypeError, msgpack.UnpackException) as error:

@@ -39,6 +39,7 @@ FAILURE_FIELDS: dict[str, Any] = {
     "created_s": (int, float)}
 WORKER_DIED = "WORKER_DIED"
 EVENTS_BYTES_MAX = 64 << 20
+STORIES_MAX = 10_000  # 2 MB
 DUMPED_ROW_BYTES = 4096  # a failure with its message may have as many: so many rows of other kinds fit into a copy
 BLOCKS_MAX = 16  # waits of a running task that are kept with their times; further ones make the last one longer
 
@@ -51,6 +52,8 @@ class TaskEventLog:
         self.ended = EndedEvents(kept_max, bytes_max, kept_s)
         self.running: dict[tuple[bytes, int], tuple[Source, list[Any]]] = {}
         self.failures: dict[tuple[bytes, int], dict[str, Any]] = {}  # oldest first
+        # When an attempt was submitted, and what it waited for: of those that took long, oldest first.
+        self.stories: dict[tuple[bytes, int], tuple[float, str]] = {}
         self.parents: dict[bytes, bytes] = {}  # prefix of ids -> the task that made them, oldest first
         self.queued: dict[bytes, list[Any]] = {}  # worker of an actor -> [[name, count], ...] of the calls that wait
         self.blocks: dict[bytes, list[list[float]]] = {}  # worker -> when it was blocked, [from, to], to 0 for now
@@ -111,6 +114,16 @@ class TaskEventLog:
             self.failures[row["task_id"], row["attempt"]] = {
                 **row, **{name: row[name] + epoch_s for name in ("created_s", "end_s") if row[name]}}
         _trim(self.failures, self.kept_max)
+        return True
+
+    def told(self, stories: list[Any], epoch_s: float = 0.0) -> bool:
+        """Stories of an owner (zray.owner.stories); False when they are malformed (those before the fault are kept)."""
+        for row in stories:
+            if type(row) is not list or [type(value) for value in row] != [bytes, int, float, str]:
+                return False
+            task, attempt, created, waited = row
+            self.stories[task, attempt] = created + epoch_s, waited
+        _trim(self.stories, min(self.kept_max, STORIES_MAX))
         return True
 
     def queue(self, worker: bytes, queued: list[Any]) -> bool:
@@ -236,6 +249,7 @@ class TaskEventLog:
         return {**self.ended.dump(bytes_max), "dropped": self.dropped,
                 "running": [[list(source), event] for source, event in islice(self.running.values(), others)],
                 "failures": list(islice(reversed(self.failures.values()), others))[::-1],
+                "stories": [[*key, *story] for key, story in islice(reversed(self.stories.items()), 10 * others)][::-1],
                 "parents": [list(pair) for pair in islice(reversed(self.parents.items()), others)][::-1]}
 
     @classmethod
@@ -247,6 +261,7 @@ class TaskEventLog:
         log.running = {(event[EVENT_TASK], event[EVENT_ATTEMPT]): (Source(*source), event)
                        for source, event in dump["running"]}
         log.failures = {(row["task_id"], row["attempt"]): row for row in dump["failures"]}
+        log.stories = {(task, attempt): (created, waited) for task, attempt, created, waited in dump["stories"]}
         log.parents = dict(dump["parents"])
         log.kept_max = 1 << 62
         return log
@@ -254,6 +269,7 @@ class TaskEventLog:
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""
         self.ended.check()
+        assert len(self.stories) <= STORIES_MAX
         assert len(self.failures) <= self.kept_max and len(self.parents) <= self.kept_max
         assert all(not event[EVENT_END] for _, event in self.running.values())
 

@@ -28,7 +28,7 @@ EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "
               "objects": "objects", "parents": "parents", "metrics": "metrics",
               "runtime-envs": "runtime-envs", "functions": "functions"}
 OF_PROCESSES = frozenset(("tasks", "objects", "actors"))  # processes answer them too, with ``live``
-APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent")
+APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent", "stories")
 ADDED = ("total", "dropped", "forgotten", "left_out")
 
 

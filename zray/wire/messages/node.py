@@ -139,11 +139,13 @@ class ProcessAnswer(Message):
 class TaskFailures(Message):
     """Owner -> node: attempts that failed, by the decision of their owner: [[attempt's row], ...], and those left out.
 
-    A row has the fields of an event, see zray.node.jobs.task_events.
+    A row has the fields of an event, see zray.node.jobs.task_events.  ``stories``: what only the owner knows of tasks
+    that took long, see zray.owner.stories.
     """
 
     rows: list
     dropped: int
+    stories: list = []
 
 
 @message(175)

@@ -85,6 +85,25 @@ def test_the_rows_of_an_ended_session_are_listed_by_its_name(fresh, tmp_path):
     zray("list", "tasks", "--session", "no-such", code=1)
 
 
+def test_a_run_that_hangs_and_is_ended_says_what_it_waited_for(fresh, tmp_path):
+    ray.init(num_cpus=2)
+
+    @ray.remote(resources={"nothing has this": 1})
+    def nowhere():
+        return 1
+
+    ref = nowhere.remote()
+    until(lambda: rows("list", "tasks", "--detail", "--address", ray.get_runtime_context().get_temp_dir()
+                       )[0]["pending_reason"], "the node says why it waits")
+    task = ref.task_id().hex()
+    folder = ray.get_runtime_context().get_temp_dir()
+    ray.shutdown()
+    row = rows("get", "tasks", task, "--session", folder)
+    assert row["state"] == "PENDING_NODE_ASSIGNMENT" and "nothing has this" in row["pending_reason"]
+    zray("report", str(tmp_path / "page.html"), "--session", folder)
+    assert "nothing has this" in (tmp_path / "page.html").read_text()
+
+
 def test_a_session_whose_node_was_killed_has_the_rows_of_its_last_refresh(fresh):
     ray.init(num_cpus=2, _system_config={"session_state_s": 0.05})
 

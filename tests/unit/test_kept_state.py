@@ -33,8 +33,10 @@ class Session:
         self.workers: list[dict] = []
         self.objects: list[dict] = []
         self.news = 0
+        self.last: dict[str, list[dict]] = {}
         self.kept = KeptState(str(folder), Config(**settings), StatePorts(
-            self.answer, self.events, store_usage=lambda: {"capacity": 10, "used": 5, "stored": 0, "pids": {}},
+            self.answer, self.events, last_rows=lambda: self.last,
+            store_usage=lambda: {"capacity": 10, "used": 5, "stored": 0, "pids": {}},
             store_objects=lambda: self.objects, news=lambda: self.news,
             about=lambda: {"session": folder.name, "node_id": node, "cluster": cluster, "started_s": 1.0},
             note=self.noted.append))
@@ -171,3 +173,24 @@ def test_nodes_of_one_cluster_are_read_together(base):
         asker.ask("tasks", on=b"x" * 8)
     with pytest.raises(Exception, match="keeps no 'metrics'"):
         asker.ask("metrics")
+
+
+def test_what_the_last_driver_knew_is_listed_beside_what_the_node_knows(base):
+    session = Session(base / "one")
+    session.ran(2)
+    process = {"type": "DRIVER", "worker_id": WORKER.ljust(28, b"\0"), "pid": 5, "job": 1, "actor": b""}
+    made = {"task_id": b"t" * 24, "attempt": 0, "name": "f", "function": "f", "type": "NORMAL_TASK", "created_s": 5.0,
+            "state": "PENDING_NODE_ASSIGNMENT", "waits_for": "CPU is in use", "process": process,
+            "env": {"env_vars": {"TOKEN": "secret"}}}
+    held = {"object_id": b"o" * 28, "nbytes": 9, "reference_type": "LOCAL_REFERENCE", "task_status": "NIL",
+            "attempt": 0, "call_site": "x.py:3", "process": process}
+    session.last = {"tasks": [made], "objects": [held]}
+    session.objects = [{"oid": oid, "nbytes": 7, "state": "sealed", "holder": WORKER, "copy": False}
+                       for oid in (b"o" * 28, b"p" * 28)]
+    session.kept.finish("the end")
+    address = str(base / "one")
+    (row,) = state.list_tasks(address=address, filters=[("state", "=", "PENDING_NODE_ASSIGNMENT")], detail=True)
+    assert row.pending_reason == "CPU is in use" and "secret" not in row.runtime_env_info["serialized_runtime_env"]
+    assert state.get_task((b"t" * 24).hex(), address=address) == row
+    rows = {row.object_id: row for row in state.list_objects(address=address)}
+    assert rows[(b"o" * 28).hex()].call_site == "x.py:3" and rows[(b"p" * 28).hex()].object_size == 7 and len(rows) == 2

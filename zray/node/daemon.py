@@ -242,7 +242,8 @@ class Daemon:
         machine, started_s = self.machine, time.time()
         self.kept = KeptState(self.session_dir, self.config, StatePorts(
             lambda view, args: machine.answer(self.incarnation, view, args), machine.events,
-            store_usage=self.store.usage, store_objects=self.store.objects, news=machine.news,
+            last_rows=lambda: machine.drivers.last_rows, store_usage=self.store.usage,
+            store_objects=self.store.objects, news=machine.news,
             about=lambda: {"session": os.path.basename(self.session_dir), "node_id": self.node_id.hex(),
                            "cluster": self.entry.cluster if self.entry is not None else "", "started_s": started_s},
             note=self.journal.note))

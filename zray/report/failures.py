@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from zray.base.exits import INTENDED_USER_EXIT
+from zray.base.exits import INTENDED_SYSTEM_EXIT, INTENDED_USER_EXIT, exit_of
+from zray.node.effects import JOB_OVER
 from zray.report.gathering import RunFacts
 from zray.report.hiding import Hider
 
 FAILURE_KINDS_MAX = 40
+JOB_ENDED = f"{INTENDED_SYSTEM_EXIT}: {exit_of(JOB_OVER, 0, 0)[1]}"
 LOG_LINE = "Its log is "
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{16,}\b|\d+")
-EXPECTED_EXITS = (None, INTENDED_USER_EXIT, "INTENDED_SYSTEM_EXIT")
+EXPECTED_EXITS = (None, INTENDED_USER_EXIT, INTENDED_SYSTEM_EXIT)
 
 Row = dict[str, Any]
 
@@ -26,6 +28,11 @@ def html(run: RunFacts, hider: Hider) -> str:
 def is_unexpected(worker: Row) -> bool:
     """Whether a worker ended unasked."""
     return worker["exit_type"] not in EXPECTED_EXITS
+
+
+def is_cut_off(task: Row) -> bool:
+    """Whether an attempt has failed only because its job, or the session, ended while it ran."""
+    return task["error_type"] in ("WORKER_DIED", "ACTOR_DIED") and (task["error_message"] or "").startswith(JOB_ENDED)
 
 
 def last_line(text: str) -> str:
@@ -43,7 +50,7 @@ def groups(rows: list[Row]) -> list[tuple[tuple[str, str, str], list[Row]]]:
     """Failed attempts by function, type and the line that names the error; the most frequent first."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        if row["state"] == "FAILED":
+        if row["state"] == "FAILED" and not is_cut_off(row):
             key = row["func_or_class_name"], row["error_type"] or "", likeness(last_line(row["error_message"] or ""))
             found.setdefault(key, []).append(row)
     return sorted(found.items(), key=lambda group: -len(group[1]))

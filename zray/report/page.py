@@ -156,20 +156,21 @@ def _counts(words: Iterable[str]) -> str:
 def _unfinished(run: RunFacts, hider: Hider) -> str:
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for row in run.rows["tasks"]:
-        if row["state"] not in ENDED:
-            key = row["func_or_class_name"], row["state"], row["pending_reason"] or ""
+        if row["state"] not in ENDED or failures.is_cut_off(row):
+            state = "RUNNING" if failures.is_cut_off(row) else row["state"]
+            key = row["func_or_class_name"], state, row["pending_reason"] or ""
             known = groups.setdefault(key, [0, 0.0])
             known[0] += row["count"]
             begun = (row["start_time_ms"] or row["creation_time_ms"]) / 1000
             known[1] = max(known[1], run.end_s - begun) if begun else known[1]
     rows = sorted(groups.items(), key=lambda group: -group[1][1])[:ROWS_SHOWN]
     content = table(("function", "state", "attempts", "longest, s", "why"), [
-        (hider.name(name), hider.name(state), count, age, hider.name(why))
+        (hider.name(name), hider.name(state), count, age, hider.text(why))
         for (name, state, why), (count, age) in rows])
     waiting = [row for row in run.waiting if row.get("detail")]
     if waiting:
         content += "<p>Queues of the schedulers:</p><ul>" + "".join(
-            f"<li>{hider.name(row.get('name') or 'an actor')}: {hider.name(row['detail'])}</li>"
+            f"<li>{hider.name(row.get('name') or 'an actor')}: {hider.text(row['detail'])}</li>"
             for row in waiting[:ROWS_SHOWN]) + "</ul>"
     return content
 
@@ -230,7 +231,7 @@ def _cut(rows: list[Row], what: str) -> str:
 def _actors(run: RunFacts, hider: Hider) -> str:
     rows = sorted(run.rows["actors"], key=lambda row: row["state"] == "DEAD")
     cells = [(*(hider.name(row[key] or "") for key in ("class_name", "name", "actor_id", "state", "pid")),
-              row["num_restarts"], hider.name(failures.death_of(row))) for row in rows[:ROWS_SHOWN]]
+              row["num_restarts"], hider.text(failures.death_of(row))) for row in rows[:ROWS_SHOWN]]
     return table(("class", "name", "actor", "state", "pid", "restarts", "why it ended"), cells) + _cut(rows, "actors")
 
 

@@ -40,6 +40,7 @@ class KeptNode:
             self.about: dict[str, Any] = found["about"]
             self.answers: dict[str, dict[str, Any]] = found["answers"]
             self.store: dict[str, Any] = found["store"]
+            self.last: dict[str, list[dict[str, Any]]] = found["last"]
             self.events = TaskEventLog.loaded(found["events"])
             self.incarnation = bytes.fromhex(self.about["node_id"])[:8]
             self._address: str = self.answers["nodes"]["nodes"][0]["NodeManagerAddress"]
@@ -49,7 +50,9 @@ class KeptNode:
     def ask(self, what: str, args: dict[str, Any]) -> dict[str, Any]:
         """The answer of the node to a question."""
         if what == "tasks":
-            return views.tasks(self.events, args, lambda worker: False)
+            wanted = views.id_of(args).hex()
+            live = [row for row in self.last.get("tasks", ()) if not wanted or row.get("task_id") == wanted]
+            return {**views.tasks(self.events, args, lambda worker: False), "live": live}
         if what == "timeline":
             return views.timeline(self.events, args, self._address)
         if what == "functions":
@@ -70,12 +73,16 @@ class KeptNode:
         return {**answer, "live": [], "cut": cut}
 
     def _objects(self) -> dict[str, Any]:
-        """The objects in the store, with the processes in whose memory they lay."""
+        """References of the driver that left last, and objects in the store that it did not refer to, with the
+        processes in whose memory they lay."""
         pids = self.store.get("pids", {})
         drivers = {job.get("driver") for job in self.answers.get("jobs", {}).get("jobs", ())}
-        live = []
+        live = list(self.last.get("objects", ()))
+        referred = {row.get("object_id") for row in live}
         for row in self.store.get("objects", ()):
             holder = row["holder"].hex()
+            if row["oid"].hex() in referred:
+                continue
             is_put = int.from_bytes(row["oid"][TASK_SIZE:], "little") & PUT_FLAG
             live.append({
                 "object_id": row["oid"].hex(), "nbytes": row["nbytes"], "reference_type": "PINNED_IN_MEMORY",
@@ -84,7 +91,8 @@ class KeptNode:
                             "pid": pids.get(holder) or self._pid_of(holder), "worker_id": holder or
                             self.incarnation.hex()}})
         total = self.store.get("total", 0)
-        cut = [f"the {len(live)} largest of {total} objects were kept"] if total > len(live) else []
+        kept = len(self.store.get("objects", ()))
+        cut = [f"the {kept} largest of {total} objects were kept"] if total > kept else []
         return {"objects": [], "live": live, "cut": cut}
 
     def _pid_of(self, process: str) -> int:

@@ -1,6 +1,7 @@
 """What a session keeps of its rows after its end: one file in its folder, beside its logs.
 
-    magic, zlib( msgpack {"about", "answers": {view: answer}, "events": TaskEventLog.dump(), "objects"} )
+    magic, zlib( msgpack {"about", "answers": {view: answer}, "events": TaskEventLog.dump(), "store",
+                         "last": {question: rows of the last driver}} )
 
 The answers are those of zray.node.views, as the node gave them last, so zray.state.kept makes the same rows of them as
 of a running cluster.  The file is written at the planned end.  A node that has something new also refreshes a smaller
@@ -23,6 +24,7 @@ from zray.base.version import __version__
 from zray.environments.setup import mask
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.running.session import STATE
+from zray.node.views import shown
 
 STATE_MAGIC = b"zray state 1\n"
 STATE_FORMAT = 1
@@ -45,6 +47,7 @@ class StatePorts(Ports):
 
     answer: Callable[[str, dict[str, Any]], dict[str, Any]]  # of a view
     events: TaskEventLog
+    last_rows: Callable[[], dict[str, list[dict[str, Any]]]]  # of the driver that left last: "tasks", "objects"
     store_usage: Callable[[], dict[str, Any]]
     store_objects: Callable[[], list[dict[str, Any]]]
     news: Callable[[], Any]  # differs when there is something new to write
@@ -118,7 +121,14 @@ class KeptState:
         store = self._store if self._store and not self._ports.store_usage().get("stored") else self._store_now()
         about = {**self._ports.about(), "format": STATE_FORMAT, "zray": __version__, "python": sys.version.split()[0],
                  "pid": os.getpid(), "written_s": time.time(), "ended": ended, "settings": self._settings}
-        found = {"about": about, "answers": answers, "store": fitting("objects", store, left),
+        store = fitting("objects", store, left)
+        left -= len(wire(store))
+        last = {}
+        for what, rows in self._ports.last_rows().items():
+            kept = fitting(what, without_secrets(what, shown({what: rows, "total": len(rows)})), left)
+            last[what] = kept.get(what, [])
+            left -= len(wire(kept))
+        found = {"about": about, "answers": answers, "store": store, "last": last,
                  "events": self._ports.events.dump(bytes_max // EVENTS_PART + max(0, left))}
         return STATE_MAGIC + zlib.compress(wire(found), 1)
 

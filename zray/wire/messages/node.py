@@ -84,9 +84,13 @@ class ProcessGone(Message):
 
 @message(169)
 class Goodbye(Message):
-    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye."""
+    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye.
+
+    ``rows``: what only the driver knows at its end, as in ProcessAnswer, by the question: "tasks", "objects".
+    """
 
     reason: str
+    rows: dict = {}
 
 
 @message(170)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import zlib
 
 import pytest
 
+from tests.e2e.scripts import run_script
 from tests.e2e.target import ray, until
+from zray.store.node import reaper
 
 pytest.importorskip("click")
 pytestmark = pytest.mark.zray_only
+
+
+
 
 
 def zray(*arguments: str, code: int = 0) -> str:
@@ -27,15 +31,6 @@ def zray(*arguments: str, code: int = 0) -> str:
 
 def rows(*arguments: str):
     return json.loads(zray(*arguments, "--format", "json"))
-
-
-def kept(folder: str):
-    from zray.state.kept import KeptNode, NothingKept
-
-    try:
-        return KeptNode(folder)
-    except NothingKept:
-        return None
 
 
 def test_the_rows_of_an_ended_session_are_listed_by_its_name(fresh, tmp_path):
@@ -104,21 +99,44 @@ def test_a_run_that_hangs_and_is_ended_says_what_it_waited_for(fresh, tmp_path):
     assert "nothing has this" in (tmp_path / "page.html").read_text()
 
 
-def test_a_session_whose_node_was_killed_has_the_rows_of_its_last_refresh(fresh):
-    ray.init(num_cpus=2, _system_config={"session_state_s": 0.05})
+KILLED = """
+import json, os, signal, time
+import zray as ray
+from zray.state.kept import KeptNode, NothingKept
 
-    @ray.remote
-    def works():
-        return 1
+ray.init(num_cpus=2, _system_config={"session_state_s": 0.05})
 
-    assert ray.get(works.remote()) == 1
-    folder = ray.get_runtime_context().get_temp_dir()
-    until(lambda: (node := kept(folder)) is not None and len(node.events.ended), "the state is refreshed")
-    with open(os.path.join(folder, "node.json")) as file:
-        os.kill(json.load(file)["pid"], signal.SIGKILL)
-    ray.shutdown()
-    (row,) = rows("list", "tasks", "--session", os.path.basename(folder))
-    assert row["state"] == "FINISHED" and "was killed" in zray("sessions")
+@ray.remote
+def works():
+    return 1
+
+assert ray.get(works.remote()) == 1
+folder = ray.get_runtime_context().get_temp_dir()
+
+def kept():
+    try:
+        return len(KeptNode(folder).events.ended)
+    except NothingKept:
+        return 0
+
+while not kept():
+    time.sleep(0.02)
+with open(os.path.join(folder, "node.json")) as file:
+    daemon = json.load(file)["pid"]
+os.kill(daemon, signal.SIGKILL)
+os.waitpid(daemon, 0)
+print(folder, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_session_whose_node_was_killed_has_the_rows_of_its_last_refresh(fresh, tmp_path):
+    folder = run_script(tmp_path, KILLED).stdout.strip()
+    for _ in range(2):  # before and after its remains are removed
+        (row,) = rows("list", "tasks", "--session", os.path.basename(folder))
+        assert row["state"] == "FINISHED" and "was killed" in zray("sessions")
+        reaper.sweep(os.path.dirname(folder))
+    assert sorted(os.listdir(folder)) == ["logs", "state"]
 
 
 def test_nodes_of_one_cluster_are_read_together(grow):

@@ -364,7 +364,8 @@ def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
         "actors": sum(a.state != "DEAD" for a in viewed.actors.actors.values()),
         "kernels": "compiled" if viewed.scheduler.view.kernels.compiled else "plain",
         "jobs": len(viewed.jobs.by_driver), "leases": len(viewed.placements), "waiting": len(report["waiting"]),
-        "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped}}
+        "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped,
+        "tasks_forgotten": viewed.events.ended.forgotten}}
 
 
 def _metrics(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -398,6 +399,8 @@ def _node_metrics(viewed: Viewed, labels: dict[str, str]) -> list[dict[str, Any]
             [{}, viewed.context.counts["worker_deaths"]]]),
         family("task_events", "counter", "Ended tasks that were reported one by one", [[{}, viewed.events.seen]]),
         family("tasks_not_reported", "counter", "Ended tasks that were only counted", [[{}, viewed.events.dropped]]),
+        family("task_events_forgotten", "counter", "Reported tasks that are too old or too many to be listed", [
+            [{}, viewed.events.ended.forgotten]]),
         family("metrics_dropped", "counter", "Records of metrics beyond metric_series_max, or of another kind", [
             [{}, viewed.metrics.dropped]]),
         family("resources", "gauge", "Resources by state", [

@@ -86,16 +86,37 @@ class EndedEvents:
         yield from reversed(self._lists[1])
 
     def add(self, source: Source, event: list[Any]) -> None:
-        if not event[EVENT_OK]:
+        """Called for each event of a node: written out for speed."""
+        data = packed(event)
+        entries = self._lists[0]
+        entries.append((source, data))
+        total = self._bytes[0] = self._bytes[0] + ENTRY_BYTES + len(data)
+        ok = event[EVENT_OK]
+        if not ok:
             self._failed.append(self.seen)
         self.seen += 1
-        self._put(0, (source, packed(event)))
-        self._count(event)
+        if len(entries) > self.kept_max or total > self._bytes_max[0]:
+            self._trim(0)
+        sums = self.functions.get(event[EVENT_FUNCTION] or event[EVENT_NAME])
+        if sums is None:
+            sums = self._sums_of(event[EVENT_FUNCTION] or event[EVENT_NAME])
+        seconds = event[EVENT_END] - event[EVENT_START]
+        sums[0 if ok else 1] += event[EVENT_COUNT]
+        sums[2] += seconds
+        if seconds > sums[3]:
+            sums[3] = seconds
+
+    def _sums_of(self, function: str) -> list[Any]:
+        name = OTHERS if len(self.functions) >= FUNCTIONS_MAX else function
+        return self.functions.setdefault(name, [0, 0, 0.0, 0.0])
 
     def _put(self, part: int, kept: Kept) -> None:
-        entries = self._lists[part]
-        entries.append(kept)
+        self._lists[part].append(kept)
         self._bytes[part] += ENTRY_BYTES + len(kept[1])
+        self._trim(part)
+
+    def _trim(self, part: int) -> None:
+        entries = self._lists[part]
         while len(entries) > self.kept_max or self._bytes[part] > self._bytes_max[part]:
             self._drop_oldest(part)
 
@@ -123,19 +144,6 @@ class EndedEvents:
         found = list(islice(self._lists[0], skip, skip + limit))
         older = list(self._lists[1]) if start == 0 else []
         return self.first + skip + len(found), older + found
-
-    def _count(self, event: list[Any]) -> None:
-        name = event[EVENT_FUNCTION] or event[EVENT_NAME]
-        sums = self.functions.get(name)
-        if sums is None:
-            if len(self.functions) >= FUNCTIONS_MAX:
-                name = OTHERS
-            sums = self.functions.setdefault(name, [0, 0, 0.0, 0.0])
-        seconds = event[EVENT_END] - event[EVENT_START]
-        sums[0 if event[EVENT_OK] else 1] += event[EVENT_COUNT]
-        sums[2] += seconds
-        if seconds > sums[3]:
-            sums[3] = seconds
 
     # ------------------------------------------------------------ a copy for a file
 

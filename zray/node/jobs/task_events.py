@@ -77,6 +77,8 @@ class TaskEventLog:
                 return False
             if not all(isinstance(value, kind) for value, kind in zip(event, FIELDS, strict=False)):
                 return False
+            if len(event) > EVENT_BLOCKED:
+                del event[EVENT_BLOCKED:]  # of a later version
             lease = event[EVENT_LEASE]
             found = sources.get(lease)
             if found is None:

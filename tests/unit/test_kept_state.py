@@ -33,11 +33,12 @@ class Session:
         self.workers: list[dict] = []
         self.objects: list[dict] = []
         self.news = 0
+        self.has_jobs = False
         self.last: dict[str, list[dict]] = {}
         self.kept = KeptState(str(folder), Config(**settings), StatePorts(
             self.answer, self.events, last_rows=lambda: self.last,
             store_usage=lambda: {"capacity": 10, "used": 5, "stored": 0, "pids": {}},
-            store_objects=lambda: self.objects, news=lambda: self.news,
+            store_objects=lambda most: self.objects[:most], has_jobs=lambda: self.has_jobs, news=lambda: self.news,
             about=lambda: {"session": folder.name, "node_id": node, "cluster": cluster, "started_s": 1.0},
             note=self.noted.append))
         self.node = node
@@ -194,3 +195,16 @@ def test_what_the_last_driver_knew_is_listed_beside_what_the_node_knows(base):
     assert state.get_task((b"t" * 24).hex(), address=address) == row
     rows = {row.object_id: row for row in state.list_objects(address=address)}
     assert rows[(b"o" * 28).hex()].call_site == "x.py:3" and rows[(b"p" * 28).hex()].object_size == 7 and len(rows) == 2
+
+
+def test_the_store_is_that_of_the_moment_when_the_last_job_ended(base):
+    session = Session(base / "one")
+    held = [{"oid": bytes([n]) * 28, "nbytes": n, "state": "sealed", "holder": WORKER, "copy": False} for n in range(3)]
+    session.objects = held
+    session.kept.job_over()
+    session.objects = []  # its objects are dropped
+    session.kept.finish("the end")
+    assert len(kept.KeptNode(str(base / "one")).store["objects"]) == 3
+    session.objects, session.has_jobs = held[:1], True
+    session.kept.finish("it was told to stop while another job ran")
+    assert len(kept.KeptNode(str(base / "one")).store["objects"]) == 1

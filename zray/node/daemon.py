@@ -243,7 +243,7 @@ class Daemon:
         self.kept = KeptState(self.session_dir, self.config, StatePorts(
             lambda view, args: machine.answer(self.incarnation, view, args), machine.events,
             last_rows=lambda: machine.drivers.last_rows, store_usage=self.store.usage,
-            store_objects=self.store.objects, news=machine.news,
+            store_objects=self.store.objects, has_jobs=lambda: bool(machine.jobs.by_driver), news=machine.news,
             about=lambda: {"session": os.path.basename(self.session_dir), "node_id": self.node_id.hex(),
                            "cluster": self.entry.cluster if self.entry is not None else "", "started_s": started_s},
             note=self.journal.note))

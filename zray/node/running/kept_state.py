@@ -34,6 +34,7 @@ FIRST_REFRESH_S = 1.0  # after the first news; a program that is killed at once 
 REFRESH_ROWS_MAX = 500
 END_ROWS_MAX = 10_000
 OBJECTS_KEPT_MAX = 1000  # the largest ones
+OBJECTS_SEEN_MAX = 20_000  # of which they are chosen: to look at more would hold up the node for over 50 ms
 EVENTS_PART = 2  # task events have one part in so many of the bytes; more when the other rows leave it to them
 HIDDEN = "****"
 # The views that are kept, each with its arguments.
@@ -49,7 +50,8 @@ class StatePorts(Ports):
     events: TaskEventLog
     last_rows: Callable[[], dict[str, list[dict[str, Any]]]]  # of the driver that left last: "tasks", "objects"
     store_usage: Callable[[], dict[str, Any]]
-    store_objects: Callable[[], list[dict[str, Any]]]
+    store_objects: Callable[[int], list[dict[str, Any]]]  # at most so many
+    has_jobs: Callable[[], bool]  # that run
     news: Callable[[], Any]  # differs when there is something new to write
     about: Callable[[], dict[str, Any]]  # the session, for its header
     note: Callable[[str], None]
@@ -101,16 +103,18 @@ class KeptState:
 
     def _write(self, bytes_max: int, rows_max: int, ended: str) -> None:
         """A disk that is full, or a bug in a view, must not end the node, nor keep it from ending."""
+        temporary = f"{self.path}.{os.getpid()}"
         try:
             self._written = self._ports.news()
             data = self._packed(bytes_max, rows_max, ended)
-            temporary = f"{self.path}.{os.getpid()}"
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
             os.replace(temporary, self.path)
         except Exception as error:
             self._ports.note(f"the state of the session could not be kept: {error!r}")
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
 
     def _packed(self, bytes_max: int, rows_max: int, ended: str) -> bytes:
         import zlib
@@ -120,7 +124,7 @@ class KeptState:
             answer = without_secrets(view, self._ports.answer(view, {**args, "limit": rows_max}))
             answers[view] = fitting(view, answer, left)
             left -= len(wire(answers[view]))
-        store = self._store if self._store and not self._ports.store_usage().get("stored") else self._store_now()
+        store = self._store if ended and self._store and not self._ports.has_jobs() else self._store_now()
         about = {**self._ports.about(), "format": STATE_FORMAT, "zray": __version__, "python": sys.version.split()[0],
                  "pid": os.getpid(), "written_s": time.time(), "ended": ended, "settings": self._settings}
         store = fitting("objects", store, left)
@@ -135,7 +139,7 @@ class KeptState:
         return STATE_MAGIC + zlib.compress(wire(found), 1)
 
     def _store_now(self) -> dict[str, Any]:
-        objects = self._ports.store_objects()
+        objects = self._ports.store_objects(OBJECTS_SEEN_MAX)
         largest = sorted(objects, key=lambda row: -row["nbytes"])[:OBJECTS_KEPT_MAX]
         return {**self._ports.store_usage(), "total": len(objects), "objects": largest}
 

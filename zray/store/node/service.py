@@ -433,9 +433,9 @@ class StoreService:
         usage["pids"] = {incarnation.hex(): pid for incarnation, (_, _, pid) in self.slots.items()}
         return usage
 
-    def objects(self) -> list[dict[str, Any]]:
-        """Every object of the node, with its holder."""
-        return views.objects(self.table)
+    def objects(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Every object of the node, with its holder; ``most``: stop when there are so many."""
+        return views.objects(self.table, most)
 
     def report(self) -> dict[str, Any]:
         """Capacity, use, holders and objects, for ``zray memory`` and metrics."""

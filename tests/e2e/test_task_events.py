@@ -110,3 +110,32 @@ def test_events_can_be_switched_off(fresh):
     ray.init(num_cpus=1, _system_config={"task_events_per_s_max": 0})
     assert ray.get(ray.remote(lambda: 1).remote()) == 1
     assert ray.timeline() == []
+
+
+def test_a_task_that_waited_has_its_whole_story(cluster, gate):
+    from zray.util.state import get_task
+
+    @ray.remote(num_cpus=4)
+    def holds(gate):
+        gate.wait()
+
+    @ray.remote(num_cpus=4)
+    def waits_in_get(refs):
+        return ray.get(refs[0])
+
+    @ray.remote(num_cpus=0)
+    def last(gate):
+        gate.wait()
+
+    held = holds.remote(gate)
+    gate.wait_arrived(1)
+    inner = last.remote(gate)
+    gate.wait_arrived(2)
+    ref = waits_in_get.remote([inner])
+    until(lambda: get_task(ref).pending_reason, "the node says why it waits")
+    gate.open()
+    ray.get([ref, held])
+    row = until(lambda: (row := get_task(ref)).state == "FINISHED" and row.pending_reason and row, "its story is told")
+    states = [step["state"] for step in row.events]
+    assert states[0] == "PENDING_ARGS_AVAIL" and states[-1] == "FINISHED" and "RUNNING" in states
+    assert "in use" in row.pending_reason and row.creation_time_ms < row.start_time_ms

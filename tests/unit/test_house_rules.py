@@ -40,6 +40,7 @@ SHELLS: dict[str, set[str]] = {
     "node.running.checkpoint_files": {"os"},
     "node.running.join_secret": {"os"},
     "node.running.journal": {"os", "time"},
+    "node.running.kept_state": {"os", "time"},
     "node.running.launch": {"fcntl", "os", "signal", "time"},
     "node.running.log_file": {"os"},
     "node.running.logs": {"os"},

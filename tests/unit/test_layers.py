@@ -31,7 +31,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("package", ["zray"]),
     ("libraries", ["dag", "job_submission"]),
     ("programs written for Ray", ["compat"]),
-    ("runs from their records", ["replay"]),
+    ("runs from their records", ["replay", "report"]),
     ("commands", ["cli", "__main__"]),
     ("simulator", ["sim"]),
 ]

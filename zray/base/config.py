@@ -84,6 +84,15 @@ class Config:
     task_events_per_s_max: int = 1000
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
+    # The same in bytes: 100,000 events of short tasks take some 30 MB, and an event with a traceback some 4 KB.
+    events_bytes_max: int = 64 * 1024 * 1024
+    # Ended attempts are listed for this long, failed ones seven times as long; 0: for ever.
+    events_kept_s: float = 24 * 3600.0
+    # What a session keeps of its rows in its folder after its end, for `zray report` and --session; 0: nothing.
+    session_state_bytes_max: int = 8 * 1024 * 1024
+    # A running node refreshes that at most this often, in case it is killed, and with at most a thousandth of a CPU; 0:
+    # only at its end.
+    session_state_s: float = 10.0
     # Record where references, tasks and actors are made, for call_site in the state API.  Each call takes 5 us more.
     record_ref_creation_sites: bool = False
     # The folder in which a driver and the workers of its job record what they do, for `zray replay`; "" for nowhere.

@@ -25,6 +25,8 @@ from zray.cli import (  # noqa: F401
     programs,
     records,
     replaying,
+    reporting,
+    sessions,
     stacks,
     status,
     waiting,

@@ -13,6 +13,7 @@ from zray.cli.columns import COLUMNS, NEED_WORK, Scene
 from zray.cli.commands import main
 from zray.cli.finding import with_id
 from zray.cli.gathering import asking, rows_of, scene_for
+from zray.cli.sessions import with_session
 from zray.cli.showing import is_human, show, width_now, with_format, with_wide
 from zray.cli.tables import folded
 from zray.cli.text import safe
@@ -49,6 +50,7 @@ def parsed(text: str) -> tuple[str, str, str]:
 @click.option("--limit", type=click.IntRange(min=1, max=LIMIT_MAX), default=100, show_default=True)
 @click.option("--detail", is_flag=True, help="every column, one block of lines for each row")
 @with_wide
+@with_session
 @with_address
 @with_format
 def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, wide: bool, address: str, form: str) -> None:
@@ -95,6 +97,7 @@ def _columns(row: Any, detail: bool) -> dict[str, Any]:
 @click.argument("what", type=KindChoice([name for name, kind in LISTABLE.items() if KINDS[kind].is_gettable]))
 @click.argument("identifier", metavar="ID|NAME")
 @with_wide
+@with_session
 @with_address
 @with_format
 def get(what: str, identifier: str, wide: bool, address: str, form: str) -> None:
@@ -120,6 +123,7 @@ SUMMARIES: dict[str, tuple[Callable[[Any], dict[str, Any]], str, str]] = {
 
 @main.command()
 @click.argument("what", type=KindChoice(tuple(SUMMARIES)))
+@with_session
 @with_address
 @with_format
 def summary(what: str, address: str, form: str) -> None:

@@ -6,17 +6,19 @@ import json
 
 import click
 
-from zray.cli.asking import CommandAsker, with_address
+from zray.cli.asking import with_address
 from zray.cli.commands import main
+from zray.cli.sessions import asker, with_session
 from zray.state.timeline import timeline_events
 
 
 @main.command()
 @click.option("--output", "-o", default="timeline.json", show_default=True)
+@with_session
 @with_address
 def timeline(output: str, address: str) -> None:
     """Write what ran when, as Chrome trace events."""
-    node = CommandAsker(address)
+    node = asker(address)
     try:
         events = timeline_events(node.ask)
     finally:

@@ -46,6 +46,8 @@ from zray.owner.submitter import Submitter
 from zray.wire import messages as m
 
 Handlers = dict[int, Callable[[bytes, Any], None]]
+LAST_ROWS_MAX = 1000  # of a kind that a driver sends at its end
+LAST_REFERENCES_MAX = 100_000  # with more of them it sends none: to look at these takes some 50 ms
 
 
 class CoreMachine:
@@ -187,6 +189,8 @@ class CoreMachine:
             self.adoption.pump()
         if submitter.failed.rows or submitter.failed.dropped:
             submitter.failed.flush()
+        if submitter.stories.rows and now >= submitter.stories.due:
+            submitter.stories.flush(now)
         refs = self.refs
         if refs.unhandled.reports:
             self.shell.show_unhandled()
@@ -198,7 +202,9 @@ class CoreMachine:
     @property
     def is_timed(self) -> bool:
         """Whether there may be a next deadline."""
-        return self.submitter.timed or bool(self.calls.draining) or self.gcs.busy or self.adoption.busy
+        submitter = self.submitter
+        return (submitter.timed or bool(self.calls.draining) or self.gcs.busy or self.adoption.busy
+                or bool(submitter.stories.rows))
 
     def next_deadline(self) -> float | None:
         """One timer for all machines; a deadline that becomes earlier is late by at most ``lease_idle_s``."""
@@ -330,7 +336,11 @@ class CoreMachine:
     def goodbye(self, then: Callable[[], None]) -> None:
         """Tell the node that this driver leaves; ``then()`` when it has flushed the output of the job."""
         self._after_bye = then
-        self.send(self.process.node, m.Goodbye("shutdown"))
+        if self.submitter.stories.rows:
+            self.submitter.stories.flush(self.submitter.now)
+        few = len(self.refs.owned) <= LAST_REFERENCES_MAX and self.process.config.session_state_bytes_max > 0
+        rows = {what: self._rows(what, LAST_ROWS_MAX)[0] for what in ("tasks", "objects")} if few else {}
+        self.send(self.process.node, m.Goodbye("shutdown", rows))
 
     def _on_bye(self, peer: bytes, message: m.Bye) -> None:
         if peer == self.process.node and self._after_bye is not None:
@@ -360,28 +370,32 @@ class CoreMachine:
             self.send(peer, m.Because(message.request, "", self.reasons_for(message.what)))
 
     def _on_process_query(self, peer: bytes, message: m.ProcessQuery) -> None:
-        """Rows for the state API: the unfinished tasks of this process and what runs in it, or its references."""
+        rows, total = self._rows(message.what, message.limit, message.of)
+        self.send(peer, m.ProcessAnswer(message.request, rows, total))
+
+    def _rows(self, what: str, limit: int, of: bytes = b"") -> tuple[list[dict[str, Any]], int]:
+        """Rows for the state API: the unfinished tasks of this process and what runs in it, or its references; and
+        their number."""
         self.empty_dropped()
-        if message.what == "objects":
-            rows, total = object_rows(self.refs, self.submitter, self.calls, self.store.pinned(), message.limit,
-                                      message.of)
-        elif message.what == "actors":
+        if what == "objects":
+            rows, total = object_rows(self.refs, self.submitter, self.calls, self.store.pinned(), limit, of)
+        elif what == "actors":
             rows = self.creations.rows()
             total = len(rows)
-            del rows[message.limit:]
+            del rows[limit:]
         else:
-            rows, total = task_rows(self.refs.owned.values(), self.submitter, self.calls, message.limit, message.of)
+            rows, total = task_rows(self.refs.owned.values(), self.submitter, self.calls, limit, of)
             if self.work is not None:
-                running = self.work.rows(self._state_of_running, message.limit)
+                running = self.work.rows(self._state_of_running, limit)
                 rows += running
                 total += len(running)
         if self.sites is not None:
-            self.sites.add_to(message.what, rows, message.limit, message.of)
+            self.sites.add_to(what, rows, limit, of)
         epoch_s = self.process.epoch_s
         for row in rows:
             if row.get("created_s"):
                 row["created_s"] += epoch_s
-        self.send(peer, m.ProcessAnswer(message.request, rows, total))
+        return rows, total
 
     def _state_of_running(self, task: bytes) -> str:
         if task not in self.blocked:

@@ -38,8 +38,9 @@ from zray.node.effects import Forget, Note, Send
 from zray.node.environments.table import EnvironmentTable
 from zray.node.groups.service import GroupService, GroupServicePorts
 from zray.node.jobs.drivers import DriverPorts, Drivers
+from zray.node.jobs.ended_events import Source
 from zray.node.jobs.table import JobTable
-from zray.node.jobs.task_events import Source, TaskEventLog
+from zray.node.jobs.task_events import TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
 from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
 from zray.node.leases.fences import FencePorts, Fences
@@ -101,7 +102,7 @@ class NodeMachine:
         self.counts = context.counts
         self.scheduler = NodeScheduler(scheduler)
         self.jobs = JobTable(first_job)
-        self.events = TaskEventLog(config.events_max)
+        self.events = TaskEventLog(config.events_max, config.events_bytes_max, config.events_kept_s)
         self.ended_workers = EndedWorkers(config.ended_workers_max)
         self.metrics = MetricTable(config.metric_series_max)
         self.pool = WorkerPool(
@@ -198,7 +199,8 @@ class NodeMachine:
             stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report, ended_workers=self.ended_workers,
             metrics=self.metrics, logs=ports.logs, environments=self.environments)
         self.metric_families = partial(views.metric_families, viewed)
-        self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed), self.processes)
+        self.answer = partial(views.answer, viewed)
+        self.queries = ClusterQueries(self.context, self.cluster.peers, self.answer, self.processes)
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,
             nodes=lambda: self.cluster.peers, has_ended=self.context.ends.has_ended,
@@ -375,15 +377,26 @@ class NodeMachine:
         if worker is None:
             self.refuse(peer, "EventReport from a process that is no worker")
         elif not self.events.report(Source(peer, worker.id, worker.job, worker.actor, {}), message.events,
-                                    message.dropped, message.leases, message.parents) or (
+                                    message.dropped, message.leases, message.parents, self._granted_at) or (
                 message.queued is not None and not self.events.queue(peer, message.queued)):
             self.refuse(peer, "malformed EventReport")
         self.pool.reported(peer)
 
+    def news(self) -> tuple[int, ...]:
+        """Differs when there is something new to keep of this node's rows; asked in each turn."""
+        counts = self.counts
+        return (self.events.seen, self.events.dropped, len(self.events.running), len(self.events.failures),
+                len(self.pool.workers), len(self.jobs.by_driver), counts["worker_deaths"], counts["grants"])
+
+    def _granted_at(self, lease: int) -> float:
+        placement = self.placements.get(lease)
+        return placement.since + self.context.epoch_s if placement is not None else 0.0
+
     def _task_failures(self, peer: bytes, message: m.TaskFailures) -> None:
         if not self.processes.is_process(peer):
             self.refuse(peer, "TaskFailures from a process that is not of this node")
-        elif not self.events.failed(message.rows, message.dropped, self.context.epoch_s):
+        elif not (self.events.failed(message.rows, message.dropped, self.context.epoch_s)
+                  and self.events.told(message.stories, self.context.epoch_s)):
             self.refuse(peer, "malformed TaskFailures")
 
     def _metrics_report(self, peer: bytes, message: m.MetricsReport) -> None:

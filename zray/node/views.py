@@ -1,7 +1,7 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
     nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline stats
-    explain logs runtime-envs metrics
+    explain logs runtime-envs metrics functions
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
 are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
@@ -23,8 +23,9 @@ from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
 from zray.node.environments.table import EnvironmentTable, Step
 from zray.node.groups.service import GroupService
+from zray.node.jobs.ended_events import EVENT_NAME, EVENT_PID, EVENT_TASK
 from zray.node.jobs.table import JobTable
-from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEventLog
+from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.local import Leases
 from zray.node.leases.placements import Placements
 from zray.node.peers.cluster import PeerNodes
@@ -292,11 +293,14 @@ def _groups(viewed: Viewed, peer: bytes, args: dict) -> dict:
 def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Task events from number ``start`` on, in Chrome's trace format; ``next`` is the start of the
     following page."""
+    return timeline(viewed.events, args, viewed.node.get("NodeManagerAddress", ""))
+
+
+def timeline(events: TaskEventLog, args: dict[str, Any], address: str) -> dict[str, Any]:
+    """The answer of the view ``timeline``."""
     start = args.get("start")
-    first, events = viewed.events.timeline(start if isinstance(start, int) and start >= 0 else 0, limit_of(args),
-                                           viewed.node.get("NodeManagerAddress", ""))
-    return {"events": events, "next": first + len(events), "total": viewed.events.seen,
-            "dropped": viewed.events.dropped}
+    following, page = events.timeline(start if isinstance(start, int) and start >= 0 else 0, limit_of(args), address)
+    return {"events": page, "next": following, "total": events.seen, "dropped": events.dropped}
 
 
 def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -305,20 +309,43 @@ def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
     ClusterQueries adds ``live``: unfinished tasks, by their owners and workers.  ``task``: of that task only.
     ``detail``: with the texts of errors.
     """
-    limit, detail, task = limit_of(args), args.get("detail"), id_of(args)
-    rows = []
-    for row in islice(viewed.events.rows(partial(_is_blocked, viewed), task), limit):
-        rows.append(shown(row if detail else {**row, "error_message": ""}))
-    kept = len(viewed.events.running) + len(viewed.events.ended) + len(viewed.events.failures)
     waiting = [{name: row[name] for name in ("owner", "key", "cause", "detail")} for row in _waiting(viewed)[:LIMIT]]
-    return {"tasks": rows, "total": max(len(rows), kept if not task else 0), "dropped": viewed.events.dropped,
-            "live": [], "waiting": shown(waiting)}
+    return {**tasks(viewed.events, args, partial(_is_blocked, viewed)), "waiting": shown(waiting)}
+
+
+def tasks(events: TaskEventLog, args: dict[str, Any], is_blocked: Callable[[bytes], bool]) -> dict[str, Any]:
+    """The answer of the view ``tasks``, as far as the events have it."""
+    limit, detail, task = limit_of(args), args.get("detail"), id_of(args)
+    rows = [shown(row if detail else {**row, "error_message": ""})
+            for row in islice(events.rows(is_blocked, task), limit)]
+    stories = [[*key, *story] for key, story in reversed(events.stories.items()) if not task or key[0] == task]
+    kept = len(events.running) + len(events.ended) + len(events.failures)
+    return {"tasks": rows, "total": max(len(rows), kept if not task else 0), "dropped": events.dropped,
+            "forgotten": events.ended.forgotten, "live": [], "stories": shown(stories[:limit])}
+
+
+def _functions(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """The sums of each function over all ended attempts that were reported one by one, also of those that are no
+    longer kept; ``dropped``: attempts that were only counted."""
+    return functions(viewed.events, args)
+
+
+def functions(events: TaskEventLog, args: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the view ``functions``."""
+    rows = [{"name": name, "finished": finished, "failed": failed, "seconds": seconds, "longest_s": longest}
+            for name, (finished, failed, seconds, longest) in events.ended.functions.items()]
+    return {**_rows("functions", rows, args), "dropped": events.dropped, "forgotten": events.ended.forgotten}
 
 
 def _parents(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """``[prefix, task]`` for those of ``prefixes`` whose task ran on this node."""
+    return parents(viewed.events, args)
+
+
+def parents(events: TaskEventLog, args: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the view ``parents``."""
     asked = args.get("prefixes")
-    known = viewed.events.parents
+    known = events.parents
     return {"parents": [[prefix.hex(), known[prefix].hex()] for prefix in asked or () if prefix in known]}
 
 
@@ -337,7 +364,8 @@ def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
         "actors": sum(a.state != "DEAD" for a in viewed.actors.actors.values()),
         "kernels": "compiled" if viewed.scheduler.view.kernels.compiled else "plain",
         "jobs": len(viewed.jobs.by_driver), "leases": len(viewed.placements), "waiting": len(report["waiting"]),
-        "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped}}
+        "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped,
+        "tasks_forgotten": viewed.events.ended.forgotten}}
 
 
 def _metrics(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -371,6 +399,8 @@ def _node_metrics(viewed: Viewed, labels: dict[str, str]) -> list[dict[str, Any]
             [{}, viewed.context.counts["worker_deaths"]]]),
         family("task_events", "counter", "Ended tasks that were reported one by one", [[{}, viewed.events.seen]]),
         family("tasks_not_reported", "counter", "Ended tasks that were only counted", [[{}, viewed.events.dropped]]),
+        family("task_events_forgotten", "counter", "Reported tasks that are too old or too many to be listed", [
+            [{}, viewed.events.ended.forgotten]]),
         family("metrics_dropped", "counter", "Records of metrics beyond metric_series_max, or of another kind", [
             [{}, viewed.metrics.dropped]]),
         family("resources", "gauge", "Resources by state", [
@@ -411,5 +441,5 @@ _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "placement-groups": _groups,
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
-    "runtime-envs": _runtime_envs, "metrics": _metrics, "received": _received,
+    "runtime-envs": _runtime_envs, "metrics": _metrics, "functions": _functions, "received": _received,
 }

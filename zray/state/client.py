@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 from zray.base.causes import Cause
 from zray.base.errors import GetTimeoutError
 from zray.handles.connection import current
-from zray.state import attempts, rows
+from zray.state import attempts, kept, rows
 from zray.state.attempts import PREFIX_DIGITS
 from zray.state.errors import NodesEnded, RayStateApiException, ServerUnavailable
 from zray.state.filters import checked, matcher
@@ -82,10 +82,13 @@ class _NodeAsker:
 
 
 def asker_for(address: str | None) -> Asker:
-    """This process's own connection, or one to the node at ``address``.  ServerUnavailable."""
+    """This process's own connection, or one to the node at ``address``, or what a session kept that has ended, whose
+    folder ``address`` is.  ServerUnavailable."""
     runtime = current()
     if address is None and runtime is not None:
         return _RuntimeAsker(runtime)
+    if address and kept.is_ended(address):
+        return kept.KeptAsker(address)
     return _NodeAsker(address or os.environ.get("ZRAY_ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto")
 
 
@@ -113,6 +116,7 @@ class StateClient:
             raise RayStateApiException(str(found["error"]))
         if found.get("missing"):
             self.missing.append(f"the nodes {', '.join(found['missing'])} did not answer")
+        self.missing += found.get("cut", ())
         if found.get("silent"):
             self.missing.append(f"the processes {', '.join(found['silent'])} did not answer")
         return found
@@ -162,7 +166,7 @@ class StateClient:
         reasons = {(row["owner"], row["key"]): f"{Cause(row['cause']).text} ({row['detail']})"
                    for row in found.get("waiting", ())}
         merged = attempts.rows(events, [row for row in live if "state" in row and "task_id" in row], actors, parents,
-                               reasons, _places(answers))
+                               reasons, _places(answers), found.get("stories", ()))
         return [{**row, "call_site": sites.get(row["task_id"])} for row in merged] if sites else merged
 
     def _node_logs(self, nodes: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:

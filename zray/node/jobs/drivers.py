@@ -62,6 +62,8 @@ class Drivers:
         self._ports = ports
         self.jobs = jobs
         self.hellos = ports.processes.hellos
+        # What the driver of this node that left last knew at its end, by the question: rows as in ProcessAnswer.
+        self.last_rows: dict[str, list[dict[str, Any]]] = {}
         self._kept: set[int] = set()  # jobs that are over, and had an actor elsewhere at the last question
         self._ask_at: float | None = None  # the time of the next question
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
@@ -110,6 +112,10 @@ class Drivers:
             job.resume = {str(name): count for name, count in message.counts.items() if type(count) is int}
 
     def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
+        if message.rows and peer in self.jobs.by_driver:
+            process = self._ports.processes.shown(peer)
+            self.last_rows = {what: [{**row, "process": process} for row in rows if type(row) is dict]
+                              for what, rows in message.rows.items() if type(rows) is list}
         self.over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))
 
     def _bye(self, peer: bytes, message: m.Bye) -> None:

@@ -155,6 +155,7 @@ class Leases:
         if worker is None or worker.blocked == message.blocked:
             return
         worker.blocked = message.blocked
+        self._ports.events.blocked(peer, message.blocked, self._context.now + self._context.epoch_s)
         if worker.lease:
             (self._ports.local.block if message.blocked else self._ports.local.unblock)(worker.lease)
 

@@ -7,8 +7,9 @@
             join                  0600: the join string of a node of a cluster
             leaving               touched while a node that leaves hands its objects over
             node.sock  w-*.sock  d-*.sock  logs/  spill/
+            state                 0600: rows of the state API, see zray.node.running.kept_state
 
-After the end of a session only logs/ stays, until it is too old or one of too many (settings logs_*).
+After the end of a session only logs/ and state stay, until they are too old or of one of too many (settings logs_*).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zray.base import os_linux
 from zray.base.addresses import is_here, is_loopback, is_wildcard
 from zray.node.processes import linux
 from zray.node.running import join_secret
-from zray.store.node.reaper import LOGS
+from zray.store.node.reaper import LOGS, STATE
 
 SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
 LONGEST_NAME = "w-0123456789abcdef.sock"
@@ -121,8 +122,8 @@ def remove(session_dir: str) -> None:
 
 
 def retire(session_dir: str) -> None:
-    """The session has ended: delete all but its logs, and a ``latest`` that names it."""
-    os_linux.strip(session_dir, LOGS)
+    """The session has ended: delete all but its logs and its state, and a ``latest`` that names it."""
+    os_linux.strip(session_dir, LOGS, STATE)
     _forget_latest(session_dir)
 
 
@@ -139,12 +140,12 @@ def ended_sessions() -> list[str]:
 
 
 def _has_ended(path: str) -> bool:
-    """Whether only logs are left, or its daemon was killed before it wrote owner.json."""
+    """Whether only logs and state are left, or its daemon was killed before it wrote owner.json."""
     names = set(os.listdir(path))
     if os.lstat(path).st_uid != os.getuid() or "owner.json" in names or "node.json" in names:
         return False
     is_old = time.time() - os.stat(path).st_mtime > MAKING_S_MAX
-    return names == {LOGS} or (LOGS in names or not names) and is_old
+    return bool(names) and names <= {LOGS, STATE} or (LOGS in names or not names) and is_old
 
 
 def sweep_logs(sessions_max: int, kept_s: float) -> None:

@@ -426,13 +426,22 @@ class StoreService:
         """Bytes of objects in memory, without a look at each: processes keep count of those in their extents."""
         return self.table.payload_bytes + sum(slot.marks[PAYLOAD_MARK] for _, slot, _ in self.slots.values())
 
-    def report(self) -> dict[str, Any]:
-        """Capacity, use, holders and objects, for ``zray memory`` and metrics."""
+    def usage(self) -> dict[str, Any]:
+        """Capacity, use, and the processes that hold objects."""
         usage = views.usage(self.table)
         usage["used"] = usage["reserved"] - usage["free"]
         usage["pids"] = {incarnation.hex(): pid for incarnation, (_, _, pid) in self.slots.items()}
+        return usage
+
+    def objects(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Every object of the node, with its holder; ``most``: stop when there are so many."""
+        return views.objects(self.table, most)
+
+    def report(self) -> dict[str, Any]:
+        """Capacity, use, holders and objects, for ``zray memory`` and metrics."""
+        usage = self.usage()
         usage["pinned"] = len(self._pinned())
-        usage["objects"] = views.objects(self.table)
+        usage["objects"] = self.objects()
         usage["transfers"] = self.transfer.usage()
         return usage
 

@@ -84,9 +84,13 @@ class ProcessGone(Message):
 
 @message(169)
 class Goodbye(Message):
-    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye."""
+    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye.
+
+    ``rows``: what only the driver knows at its end, as in ProcessAnswer, by the question: "tasks", "objects".
+    """
 
     reason: str
+    rows: dict = {}
 
 
 @message(170)
@@ -139,11 +143,13 @@ class ProcessAnswer(Message):
 class TaskFailures(Message):
     """Owner -> node: attempts that failed, by the decision of their owner: [[attempt's row], ...], and those left out.
 
-    A row has the fields of an event, see zray.node.jobs.task_events.
+    A row has the fields of an event, see zray.node.jobs.task_events.  ``stories``: what only the owner knows of tasks
+    that took long, see zray.owner.stories.
     """
 
     rows: list
     dropped: int
+    stories: list = []
 
 
 @message(175)

@@ -34,7 +34,7 @@ class Session:
         self.objects: list[dict] = []
         self.news = 0
         self.has_jobs = False
-        self.last: dict[str, list[dict]] = {}
+        self.last: dict[str, tuple[list[dict], int]] = {}
         self.kept = KeptState(str(folder), Config(**settings), StatePorts(
             self.answer, self.events, last_rows=lambda: self.last,
             store_usage=lambda: {"capacity": 10, "used": 5, "stored": 0, "pids": {}},
@@ -170,6 +170,12 @@ def test_nodes_of_one_cluster_are_read_together(base):
         session.kept.finish("the end")
     asker = kept.KeptAsker(str(base / "one"))
     assert len(asker.ask("tasks")["tasks"]) == 8 and len(asker.ask("tasks", on=bytes.fromhex(other)[:8])["tasks"]) == 4
+    assert [row["Alive"] for row in asker.ask("nodes")["nodes"]] == [True]
+    first = asker.nodes[0].answers["nodes"]["nodes"]
+    first.append({**first[0], "NodeID": other, "Alive": False})  # it ended first
+    first.append({**first[0], "NodeID": "77" * 28})  # it ran on another machine
+    assert [(row["Alive"], row.get("State")) for row in asker.ask("nodes")["nodes"]] == [
+        (True, None), (True, None), (False, kept.NOT_HERE)]
     with pytest.raises(Exception, match="has kept nothing here"):
         asker.ask("tasks", on=b"x" * 8)
     with pytest.raises(Exception, match="keeps no 'metrics'"):
@@ -185,7 +191,7 @@ def test_what_the_last_driver_knew_is_listed_beside_what_the_node_knows(base):
             "env": {"env_vars": {"TOKEN": "secret"}}}
     held = {"object_id": b"o" * 28, "nbytes": 9, "reference_type": "LOCAL_REFERENCE", "task_status": "NIL",
             "attempt": 0, "call_site": "x.py:3", "process": process}
-    session.last = {"tasks": [made], "objects": [held]}
+    session.last = {"tasks": ([made], 1), "objects": ([held], 1)}
     session.objects = [{"oid": oid, "nbytes": 7, "state": "sealed", "holder": WORKER, "copy": False}
                        for oid in (b"o" * 28, b"p" * 28)]
     session.kept.finish("the end")
@@ -195,6 +201,10 @@ def test_what_the_last_driver_knew_is_listed_beside_what_the_node_knows(base):
     assert state.get_task((b"t" * 24).hex(), address=address) == row
     rows = {row.object_id: row for row in state.list_objects(address=address)}
     assert rows[(b"o" * 28).hex()].call_site == "x.py:3" and rows[(b"p" * 28).hex()].object_size == 7 and len(rows) == 2
+    session.last = {"tasks": ([made], 1), "objects": ([], 200_000)}
+    session.kept.finish("the end")
+    with pytest.raises(RayStateApiException, match="the last driver kept 0 of its 200000 references"):
+        state.list_objects(address=address)
 
 
 def test_the_store_is_that_of_the_moment_when_the_last_job_ended(base):

@@ -338,8 +338,11 @@ class CoreMachine:
         self._after_bye = then
         if self.submitter.stories.rows:
             self.submitter.stories.flush(self.submitter.now)
-        few = len(self.refs.owned) <= LAST_REFERENCES_MAX and self.process.config.session_state_bytes_max > 0
-        rows = {what: self._rows(what, LAST_ROWS_MAX)[0] for what in ("tasks", "objects")} if few else {}
+        rows: dict[str, list[Any]] = {}
+        if self.process.config.session_state_bytes_max:
+            count = len(self.refs.owned)
+            rows = {what: list(self._rows(what, LAST_ROWS_MAX)) if count <= LAST_REFERENCES_MAX else [[], count]
+                    for what in ("tasks", "objects")}
         self.send(self.process.node, m.Goodbye("shutdown", rows))
 
     def _on_bye(self, peer: bytes, message: m.Bye) -> None:

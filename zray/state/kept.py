@@ -22,6 +22,8 @@ from zray.node.running.kept_state import STATE_FORMAT, STATE_MAGIC
 from zray.node.running.logs import answer as answer_logs
 from zray.state.errors import RayStateApiException, ServerUnavailable
 
+ROWS_NAMED = {"tasks": "tasks", "objects": "references"}
+NOT_HERE = "it has kept nothing on this machine"
 LAST = "last"  # instead of a name: the session that ended last
 SESSIONS_NAMED_MAX = 5  # sessions that an error names
 FILE_BYTES_MAX = 256 << 20  # of the file unpacked: no session writes more, whatever its settings
@@ -41,7 +43,7 @@ class KeptNode:
             self.about: dict[str, Any] = found["about"]
             self.answers: dict[str, dict[str, Any]] = found["answers"]
             self.store: dict[str, Any] = found["store"]
-            self.last: dict[str, list[dict[str, Any]]] = found["last"]
+            self.last: dict[str, dict[str, Any]] = found["last"]
             self.events = TaskEventLog.loaded(found["events"])
             self.incarnation = bytes.fromhex(self.about["node_id"])[:8]
             self._address: str = self.answers["nodes"]["nodes"][0]["NodeManagerAddress"]
@@ -52,8 +54,9 @@ class KeptNode:
         """The answer of the node to a question."""
         if what == "tasks":
             wanted = views.id_of(args).hex()
-            live = [row for row in self.last.get("tasks", ()) if not wanted or row.get("task_id") == wanted]
-            return {**views.tasks(self.events, args, lambda worker: False), "live": live}
+            last, cut = self._last("tasks")
+            live = [row for row in last if not wanted or row.get("task_id") == wanted]
+            return {**views.tasks(self.events, args, lambda worker: False), "live": live, "cut": cut}
         if what == "timeline":
             return views.timeline(self.events, args, self._address)
         if what == "functions":
@@ -73,12 +76,19 @@ class KeptNode:
         cut = [f"{given} of {total} {what} were kept"] if total > given else []
         return {**answer, "live": [], "cut": cut}
 
+    def _last(self, what: str) -> tuple[list[dict[str, Any]], list[str]]:
+        """``(rows of the driver that left last, what they lack, in words)``."""
+        answer = self.last.get(what, {})
+        rows, total = list(answer.get(what, ())), answer.get("total", 0)
+        cut = [f"the last driver kept {len(rows)} of its {total} {ROWS_NAMED[what]}"] if total > len(rows) else []
+        return rows, cut
+
     def _objects(self) -> dict[str, Any]:
         """References of the driver that left last, and objects in the store that it did not refer to, with the
         processes in whose memory they lay."""
         pids = self.store.get("pids", {})
         drivers = {job.get("driver") for job in self.answers.get("jobs", {}).get("jobs", ())}
-        live = list(self.last.get("objects", ()))
+        live, cut = self._last("objects")
         referred = {row.get("object_id") for row in live}
         for row in self.store.get("objects", ()):
             holder = row["holder"].hex()
@@ -93,7 +103,8 @@ class KeptNode:
                             self.incarnation.hex()}})
         total = self.store.get("total", 0)
         kept = len(self.store.get("objects", ()))
-        cut = [f"the {kept} largest of {total} objects were kept"] if total > kept else []
+        if total > kept:
+            cut.append(f"the {kept} largest of {total} objects in the store were kept")
         return {"objects": [], "live": live, "cut": cut}
 
     def _pid_of(self, process: str) -> int:
@@ -120,6 +131,8 @@ class KeptAsker:
         whole = asked[0].ask(what, args)
         if "error" in whole:
             raise RayStateApiException(whole["error"])
+        if what == "nodes":
+            return {**whole, "nodes": [self._node(row) for row in whole["nodes"]]}
         if what in EVERYWHERE:
             whole = {**whole, EVERYWHERE[what]: list(whole.get(EVERYWHERE[what], ()))}
             for node in asked[1:]:
@@ -131,6 +144,14 @@ class KeptAsker:
     def ask_all(self, questions: Sequence[tuple[str, dict[str, Any]]], timeout_s: float) -> list[dict[str, Any] | None]:
         """The answers to several questions."""
         return [self.ask(what, timeout_s, **args) for what, args in questions]
+
+    def _node(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A node as it saw itself at its own end; one that has kept nothing here cannot be asked, like a dead one."""
+        for node in self.nodes:
+            own: dict[str, Any] = node.answers["nodes"]["nodes"][0]
+            if own["NodeID"] == row["NodeID"]:
+                return own
+        return {**row, "Alive": False, "State": row.get("State", "") if not row["Alive"] else NOT_HERE}
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,7 +1,7 @@
 """What a session keeps of its rows after its end: one file in its folder, beside its logs.
 
     magic, zlib( msgpack {"about", "answers": {view: answer}, "events": TaskEventLog.dump(), "store",
-                         "last": {question: rows of the last driver}} )
+                         "last": {question: answer of the last driver}} )
 
 The answers are those of zray.node.views, as the node gave them last, so zray.state.kept makes the same rows of them as
 of a running cluster.  The file is written at the planned end.  A node that has something new also refreshes a smaller
@@ -48,7 +48,8 @@ class StatePorts(Ports):
 
     answer: Callable[[str, dict[str, Any]], dict[str, Any]]  # of a view
     events: TaskEventLog
-    last_rows: Callable[[], dict[str, list[dict[str, Any]]]]  # of the driver that left last: "tasks", "objects"
+    # What the driver that left last knew: rows of its "tasks" and "objects", and their total.
+    last_rows: Callable[[], dict[str, tuple[list[dict[str, Any]], int]]]
     store_usage: Callable[[], dict[str, Any]]
     store_objects: Callable[[int], list[dict[str, Any]]]  # at most so many
     has_jobs: Callable[[], bool]  # that run
@@ -130,10 +131,9 @@ class KeptState:
         store = fitting("objects", store, left)
         left -= len(wire(store))
         last = {}
-        for what, rows in self._ports.last_rows().items():
-            kept = fitting(what, without_secrets(what, shown({what: rows, "total": len(rows)})), left)
-            last[what] = kept.get(what, [])
-            left -= len(wire(kept))
+        for what, (rows, total) in self._ports.last_rows().items():
+            last[what] = fitting(what, without_secrets(what, shown({what: rows, "total": total})), left)
+            left -= len(wire(last[what]))
         found = {"about": about, "answers": answers, "store": store, "last": last,
                  "events": self._ports.events.dump(bytes_max // EVENTS_PART + max(0, left))}
         return STATE_MAGIC + zlib.compress(wire(found), 1)

@@ -86,7 +86,8 @@ class ProcessGone(Message):
 class Goodbye(Message):
     """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye.
 
-    ``rows``: what only the driver knows at its end, as in ProcessAnswer, by the question: "tasks", "objects".
+    ``rows``: what only the driver knows at its end, by the question ("tasks", "objects"): [rows, total] as in
+    ProcessAnswer.
     """
 
     reason: str

@@ -95,7 +95,8 @@ class Followers:
     def _push_behind(self, lease: Lease) -> None:
         candidates, lease.candidates = lease.candidates, []
         if not candidates or lease.paused or lease.recalled or lease.returned or lease.link.closed \
-                or lease.death_notice is not None or lease.key.strategy.get("kind") == "spread":
+                or lease.death_notice is not None or lease.key.failed is not None \
+                or lease.key.strategy.get("kind") == "spread":
             return
         held = len(lease.inflight)
         following: list[Task] = []

@@ -653,6 +653,7 @@ class Submitter:
                     assert seq < lease.next_seq
                     if type(task) is Task:
                         assert task.state == PUSHED and task.lease is lease and task.seq == seq
+                        assert task.behind or not task.missing, "it was pushed without an argument"
             for lease in key.idle:
                 assert not lease.inflight, "an idle lease has work"
                 assert lease.number in key.leases

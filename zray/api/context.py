@@ -244,9 +244,9 @@ def _connected(address: str | None, options: dict[str, Any]) -> ClusterContext:
             node.stop()
         raise
     if config["log_to_driver"]:
-        from zray.api.driver_log import Screen
+        from zray.api.worker_output import begin as show_output
 
-        runtime.driver_log = Screen().show
+        show_output(runtime)
     global _own_node
     _own_node = node if own else None
     return _context(runtime)
@@ -309,6 +309,8 @@ def shutdown(succeeded: bool) -> None:
                     tasks.end(succeeded)
             finally:
                 runtime.shutdown()
+                if (screen := getattr(runtime, "screen", None)) is not None:
+                    screen.end()
     finally:
         if node is not None:
             node.stop()

@@ -17,6 +17,7 @@ from typing import Any
 from zray.base.plain_numbers import plain
 
 STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accepts
+LOG_BYTES_MIN = 64 * 1024  # one line of output may be as long
 # Variables of zray that are no settings.
 _OTHER_VARIABLES = frozenset((
     "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOB_SUBMISSION_ID", "JOIN",
@@ -75,6 +76,9 @@ class Config:
     connect_wait_s: float = 15.0
     # Lines of worker output that a node reads in one turn, each 0.05 s; the rest waits in the log files.
     log_lines_max: int = 10_000
+    # Bytes of a log file, also of a submitted job's.  Beyond it the oldest half of a worker's goes; the node's begins
+    # anew beside the full one.
+    log_bytes_max: int = 64 * 1024 * 1024
     # Tasks a second that a worker reports one by one for timeline and `list tasks`; 0 for none.  At 0.15 us each, plus
     # 2 us for sending and keeping, this is 0.2 % of a CPU.
     task_events_per_s_max: int = 1000
@@ -157,6 +161,8 @@ class Config:
         if not 0 < self.memory_share_max <= 1:
             raise ValueError("setting memory_share_max takes a share of the memory from 0 to 1, not "
                              f"{self.memory_share_max!r}")
+        if self.log_bytes_max < LOG_BYTES_MIN:
+            raise ValueError(f"setting log_bytes_max takes at least {LOG_BYTES_MIN} bytes, not {self.log_bytes_max}")
         if self.metrics_address and not _ADDRESS.fullmatch(self.metrics_address):
             raise ValueError(f"setting metrics_address takes host:port or :port, not {self.metrics_address!r}")
 

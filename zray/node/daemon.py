@@ -77,7 +77,7 @@ class Daemon:
         self.address = arguments.node_ip_address
         self.membership = membership
         self.session_dir = session_dir
-        self.journal = Journal(session_dir)
+        self.journal = Journal(session_dir, config.log_bytes_max)
         self.before = rejoin  # the node that this process was before, which was declared dead
         self.in_background = arguments.ready_fd >= 0 or rejoin is not None and rejoin.in_background
         self.shares_fate = arguments.fate_fd >= 0
@@ -199,7 +199,7 @@ class Daemon:
         self.store.on_pressure = self._pressed
         self.store.table.name_of = lambda process: self.machine.name_of(process)
         self._pressed_after = 0.0
-        self.output = Output(self.session_dir, self.config.log_lines_max)
+        self.output = Output(self.session_dir, self.config.log_lines_max, self.config.log_bytes_max)
 
     def _compose_machine(self, ordinal: int, shown: dict[str, Any], offered: Offer) -> None:
         from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
@@ -225,6 +225,7 @@ class Daemon:
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
                 logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
+                send_output=lambda: self.lines.look(time.monotonic()),
                 checkpoints=DiskFiles(self.session_dir),
                 read_memory=memory.read, memory_of=memory.held))
         self.lines = Lines(self.incarnation, LinesPorts(

@@ -1,7 +1,7 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
     nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline stats
-    explain logs runtime-envs metrics
+    explain logs runtime-envs metrics output
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
 are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
@@ -60,6 +60,7 @@ class Viewed(Ports):
     ended_workers: EndedWorkers
     metrics: MetricTable
     logs: Callable[[dict[str, Any]], dict[str, Any]]
+    send_output: Callable[[], None]
     environments: EnvironmentTable
 
     def wall(self, seconds: float) -> float:
@@ -406,10 +407,16 @@ def _received(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return {}
 
 
+def _output(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Nothing: the answer comes after the lines that workers have printed before."""
+    viewed.send_output()
+    return {"output": [], "total": 0}
+
+
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
     "placement-groups": _groups,
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
-    "runtime-envs": _runtime_envs, "metrics": _metrics, "received": _received,
+    "runtime-envs": _runtime_envs, "metrics": _metrics, "received": _received, "output": _output,
 }

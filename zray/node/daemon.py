@@ -209,6 +209,7 @@ class Daemon:
         from zray.node.processes.memory_gauge import MemoryGauge
         from zray.node.processes.zygote import workers_environ
         from zray.node.running.checkpoint_files import DiskFiles
+        from zray.node.running.host_metrics import HostMetrics
         from zray.node.running.logs import answer as answer_logs
         from zray.sched.node.local import LocalScheduler
 
@@ -225,7 +226,7 @@ class Daemon:
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
                 logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
-                send_output=lambda: self.lines.look(time.monotonic()),
+                host=HostMetrics(self.session_dir), send_output=lambda: self.lines.look(time.monotonic()),
                 checkpoints=DiskFiles(self.session_dir),
                 read_memory=memory.read, memory_of=memory.held))
         self.lines = Lines(self.incarnation, LinesPorts(

@@ -25,7 +25,7 @@ from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.base.ports import Ports
 from zray.metrics.table import MetricTable
-from zray.node import views
+from zray.node import measures, views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.checkpoints import CheckpointFiles, CheckpointPorts, Files
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
@@ -63,6 +63,15 @@ from zray.wire import messages as m
 Handlers = dict[int, Callable[[bytes, Any], None]]
 
 
+class NoHost:
+    """The measures of a node without a machine, in the simulator and in tests."""
+
+    session_name = ""
+
+    def read(self, processes: Any) -> views.HostFamilies:
+        return []
+
+
 def no_logs(args: dict[str, Any]) -> dict[str, Any]:
     """Of a node without files, in a simulation."""
     return {"logs": []}
@@ -83,6 +92,7 @@ class NodePorts(Ports):
     free_unheld: Callable[[list[Any]], None]
     epoch_s: float  # the time of day when the clock of this machine was 0, in seconds since 1970
     logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
+    host: views.HostGauge
     send_output: Callable[[], None]  # send the drivers what their workers have printed so far
     checkpoints: Files  # files of checkpoints
     read_memory: Callable[[], Sequence[Reading]]
@@ -197,8 +207,9 @@ class NodeMachine:
             self.leases, self.jobs, self.actors, self.groups, self.events,
             remote_available=self.remote_leases.available, store_report=ports.store_report,
             stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report, ended_workers=self.ended_workers,
-            metrics=self.metrics, logs=ports.logs, send_output=ports.send_output, environments=self.environments)
-        self.metric_families = partial(views.metric_families, viewed)
+            metrics=self.metrics, logs=ports.logs, send_output=ports.send_output, host=ports.host,
+            environments=self.environments)
+        self.metric_families = partial(measures.families, viewed)
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed), self.processes)
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,

@@ -9,16 +9,17 @@ are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.base.ports import Ports
 from zray.environments.setup import written
 from zray.metrics.table import MetricTable
+from zray.node import measures
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
 from zray.node.environments.table import EnvironmentTable, Step
@@ -35,7 +36,16 @@ from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
 EXPECTED_TERMINATION, UNEXPECTED_TERMINATION = 1, 2  # Ray's numbers of why a node has ended; 0 while it lives
+HostFamilies = list[tuple[str, str, list[tuple[dict[str, str], float]]]]  # (name, description, series)
 LIMIT = 10_000  # rows of one answer, unless the query asks for fewer; "total" is the number of all rows
+
+
+class HostGauge(Protocol):
+    """Measures of the machine and of processes, see zray.node.running.host_metrics."""
+
+    session_name: str
+
+    def read(self, processes: Iterable[tuple[int, str]]) -> HostFamilies: ...
 
 
 class Viewed(Ports):
@@ -61,6 +71,7 @@ class Viewed(Ports):
     metrics: MetricTable
     logs: Callable[[dict[str, Any]], dict[str, Any]]
     send_output: Callable[[], None]
+    host: HostGauge
     environments: EnvironmentTable
 
     def wall(self, seconds: float) -> float:
@@ -342,43 +353,7 @@ def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _metrics(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    return {"metrics": metric_families(viewed)}
-
-
-def metric_families(viewed: Viewed) -> list[dict[str, Any]]:
-    """Families for zray.metrics.exposition: those of user code, and those of the node itself."""
-    labels = {"NodeAddress": viewed.node.get("NodeManagerAddress", ""), "NodeId": viewed.node.get("NodeID", "")}
-    return viewed.metrics.rows(labels) + _node_metrics(viewed, labels)
-
-
-def _node_metrics(viewed: Viewed, labels: dict[str, str]) -> list[dict[str, Any]]:
-    """What a node measures of itself."""
-    states: dict[str, int] = {}
-    for worker in viewed.pool.workers.values():
-        states[worker.state.name] = states.get(worker.state.name, 0) + 1
-    store = viewed.store_report()
-    total, free = viewed.scheduler.total(), viewed.scheduler.available()
-
-    def family(name: str, kind: str, description: str, series: list[list[Any]]) -> dict[str, Any]:
-        return {"name": f"zray_{name}", "kind": kind, "description": description, "boundaries": [],
-                "series": [[{**own, **labels}, value] for own, value in series]}
-
-    return [
-        family("workers", "gauge", "Worker processes", [[{"State": state}, n] for state, n in sorted(states.items())]),
-        family("actors", "gauge", "Actors whose home is this node and that are not dead", [
-            [{}, sum(actor.state != "DEAD" for actor in viewed.actors.actors.values())]]),
-        family("leases", "gauge", "Leases of workers, and places of actors", [[{}, len(viewed.placements)]]),
-        family("worker_deaths", "counter", "Worker processes that ended unasked", [
-            [{}, viewed.context.counts["worker_deaths"]]]),
-        family("task_events", "counter", "Ended tasks that were reported one by one", [[{}, viewed.events.seen]]),
-        family("tasks_not_reported", "counter", "Ended tasks that were only counted", [[{}, viewed.events.dropped]]),
-        family("metrics_dropped", "counter", "Records of metrics beyond metric_series_max, or of another kind", [
-            [{}, viewed.metrics.dropped]]),
-        family("resources", "gauge", "Resources by state", [
-            [{"Name": name, "State": state}, value] for state, amount in (("TOTAL", total), ("FREE", free))
-            for name, value in amounts({name: max(0, units) for name, units in amount.items()}).items()]),
-        family("object_store_bytes", "gauge", "Bytes of the object store, and of objects on disk", [
-            [{"Kind": kind}, store[kind]] for kind in ("capacity", "used", "spilled") if kind in store])]
+    return {"metrics": measures.families(viewed)}
 
 
 def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:

@@ -22,6 +22,7 @@ from typing import Any
 import msgpack
 
 from zray.base.named_tuples import NamedTuple
+from zray.node.jobs.task_counts import TaskCounts
 
 (EVENT_NAME, EVENT_TASK, EVENT_PID, EVENT_START, EVENT_END, EVENT_OK, EVENT_ATTEMPT, EVENT_COUNT, EVENT_ERROR,
  EVENT_LEASE, EVENT_FUNCTION) = range(11)
@@ -53,6 +54,7 @@ class TaskEventLog:
         self.failures: dict[tuple[bytes, int], dict[str, Any]] = {}  # oldest first
         self.parents: dict[bytes, bytes] = {}  # prefix of ids -> the task that made them, oldest first
         self.queued: dict[bytes, list[Any]] = {}  # worker of an actor -> [[name, count], ...] of the calls that wait
+        self.counts = TaskCounts()  # of ended attempts
         self.seen = 0  # ended events ever
         self.dropped = 0  # tasks that workers or owners counted, but did not report one by one
 
@@ -117,6 +119,7 @@ class TaskEventLog:
 
     def _end(self, source: Source, event: list[Any]) -> None:
         self.ended.append((source, msgpack.packb(event, unicode_errors="surrogatepass")))
+        self.counts.add(event[EVENT_NAME], source.job, bool(event[EVENT_OK]), event[EVENT_ATTEMPT], event[EVENT_COUNT])
         self.seen += 1
 
     def worker_gone(self, worker: bytes, now_s: float = 0.0, why: str = "") -> str:

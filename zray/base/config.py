@@ -84,6 +84,9 @@ class Config:
     task_events_per_s_max: int = 1000
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
+    # Processes note when they submit, get and collect garbage, for arrows and rows in the timeline.  Each call takes
+    # 1 us more.
+    timeline_details: bool = False
     # Record where references, tasks and actors are made, for call_site in the state API.  Each call takes 5 us more.
     record_ref_creation_sites: bool = False
     # The folder in which a driver and the workers of its job record what they do, for `zray replay`; "" for nowhere.

@@ -232,6 +232,7 @@ class Daemon:
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
+        self.store.on_moved = self.machine.moved
         self.handover = ObjectHandover(self.incarnation, self.machine.drivers, self.store,
                                        lambda: not self.locations.unwritten, self.session_dir)
         self.store.join(lambda: self.machine.cluster.peers, self.handover.announce)

@@ -38,6 +38,7 @@ from zray.node.effects import Forget, Note, Send
 from zray.node.environments.table import EnvironmentTable
 from zray.node.groups.service import GroupService, GroupServicePorts
 from zray.node.jobs.drivers import DriverPorts, Drivers
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.table import JobTable
 from zray.node.jobs.task_events import Source, TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
@@ -113,6 +114,7 @@ class NodeMachine:
         self.scheduler = NodeScheduler(scheduler)
         self.jobs = JobTable(first_job)
         self.events = TaskEventLog(config.events_max)
+        self.spans = SpanLog(config.events_max)
         self.ended_workers = EndedWorkers(config.ended_workers_max)
         self.metrics = MetricTable(config.metric_series_max)
         self.pool = WorkerPool(
@@ -142,7 +144,7 @@ class NodeMachine:
         self.handlers = _merged(
             self.queries.handlers,
             {m.EventReport.CODE: self._event_report, m.TaskFailures.CODE: self._task_failures,
-             m.MetricsReport.CODE: self._metrics_report,
+             m.MetricsReport.CODE: self._metrics_report, m.SpanReport.CODE: self._span_report,
              m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
             self.drivers.handlers, self.actor_messages.handlers, self.checkpoints.handlers, self.cluster.handlers,
@@ -189,6 +191,8 @@ class NodeMachine:
             self.node, ports.environ, self.scheduler, self.bottom_up, self.pool, self.placements,
             self.environments, self.jobs, self.events, self.actors, self.foreign, self.places, self.remote_leases,
             job_of=self.drivers.job_of,
+            blocks=lambda worker: self.spans.blocked(
+                worker.incarnation, worker.pid, worker.blocked, self.context.now + self.context.epoch_s),
             uses_group=self.groups.uses,
             declares=lambda owner, key, strategy: self.affinity.key(owner, key, strategy)))
         self.fences = Fences(self.context, FencePorts(
@@ -208,7 +212,7 @@ class NodeMachine:
             remote_available=self.remote_leases.available, store_report=ports.store_report,
             stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report, ended_workers=self.ended_workers,
             metrics=self.metrics, logs=ports.logs, send_output=ports.send_output, host=ports.host,
-            environments=self.environments)
+            environments=self.environments, spans=self.spans)
         self.metric_families = partial(measures.families, viewed)
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed), self.processes)
         self.unheld = Unheld(
@@ -255,6 +259,7 @@ class NodeMachine:
         if worker is None:
             return
         self.leases.worker_ended(worker, death)
+        self.spans.ended(incarnation, now + self.context.epoch_s)
         if worker.actor:
             self.checkpoints.worker_ended(worker.actor)
         self.relief.worker_gone(incarnation)
@@ -403,6 +408,19 @@ class NodeMachine:
             self.refuse(peer, "MetricsReport from a process that is not of this node")
         elif not self.metrics.report(peer.hex(), message.rows, message.dropped):
             self.refuse(peer, "malformed MetricsReport")
+
+    def _span_report(self, peer: bytes, message: m.SpanReport) -> None:
+        about = self.processes.shown(peer) if self.processes.is_process(peer) else None
+        if about is None:
+            self.refuse(peer, "SpanReport from a process that is not of this node")
+        elif not self.spans.report(about["pid"], about["type"] == "DRIVER", message.rows, message.dropped):
+            self.refuse(peer, "malformed SpanReport")
+
+    def moved(self, kind: str, nbytes: int, began: float, now: float, other: bytes, failure: str) -> None:
+        """An object was transferred from ``other``, spilled, or read back."""
+        args = {"bytes": nbytes} | ({"from": other.hex()} if other else {}) | ({"failure": failure} if failure else {})
+        epoch_s = self.context.epoch_s
+        self.spans.add(kind, f"{kind} {nbytes:,} bytes", 0, began + epoch_s, now + epoch_s, args)
 
     # ------------------------------------------------------------ other nodes
 

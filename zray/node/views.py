@@ -1,7 +1,7 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
-    nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline stats
-    explain logs runtime-envs metrics output
+    nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline spans
+    stats explain logs runtime-envs metrics output
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
 are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
@@ -24,6 +24,7 @@ from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
 from zray.node.environments.table import EnvironmentTable, Step
 from zray.node.groups.service import GroupService
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.table import JobTable
 from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEventLog
 from zray.node.leases.local import Leases
@@ -73,6 +74,7 @@ class Viewed(Ports):
     send_output: Callable[[], None]
     host: HostGauge
     environments: EnvironmentTable
+    spans: SpanLog
 
     def wall(self, seconds: float) -> float:
         """The time of day of a time of this machine's clock; 0 of 0."""
@@ -311,6 +313,18 @@ def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
             "dropped": viewed.events.dropped}
 
 
+def _spans(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Spans beside the tasks from number ``start`` on; with the first page also what runs and waits now."""
+    start = args.get("start")
+    start = start if isinstance(start, int) and start >= 0 else 0
+    first, spans = viewed.spans.page(start, limit_of(args))
+    now_s = viewed.wall(viewed.context.now)
+    answer = {"spans": spans, "next": first + len(spans), "total": viewed.spans.seen, "dropped": viewed.spans.dropped}
+    if not start:
+        answer |= {"open": viewed.spans.open_waits(now_s), "running": viewed.events.running_now(now_s)}
+    return answer
+
+
 def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Attempts that run or ended, by the events of workers and owners, the latest first.
 
@@ -391,7 +405,7 @@ def _output(viewed: Viewed, peer: bytes, args: dict) -> dict:
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
     "placement-groups": _groups,
-    "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
-    "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
+    "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "spans": _spans,
+    "tasks": _tasks, "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
     "runtime-envs": _runtime_envs, "metrics": _metrics, "received": _received, "output": _output,
 }

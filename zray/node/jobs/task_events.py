@@ -143,17 +143,20 @@ class TaskEventLog:
         """``(number of the first event, events from number start on)`` as complete events of Chrome's trace format.
 
         As in Ray, a process of the trace is a node, by its address, and a thread of it is a worker.
+        zray.state.timeline puts numbers in the place of both.
         """
         first = max(start, self.seen - len(self.ended))
         skip = first - (self.seen - len(self.ended))
-        return first, [
-            {"cat": "task", "ph": "X", "name": name if count == 1 else f"{name} x {count}",
-             "pid": address, "tid": f"worker:{source.worker_id.hex()}", "ts": start_s * 1e6,
-             "dur": (end_s - start_s) * 1e6,
-             "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job,
-                      "pid": pid}}
-            for source, packed in islice(self.ended, skip, skip + limit)
-            for name, task, pid, start_s, end_s, ok, attempt, count, *_ in [_unpacked(packed)]]
+        return first, [{**_traced(source, _unpacked(packed)), "pid": address}
+                       for source, packed in islice(self.ended, skip, skip + limit)]
+
+    def running_now(self, now_s: float) -> list[dict[str, Any]]:
+        """The tasks that are known to run, as such events up to now."""
+        found = [_traced(source, [*event[:EVENT_END], max(now_s, event[EVENT_START]), *event[EVENT_OK:]])
+                 for source, event in self.running.values()]
+        for each in found:
+            each["args"]["running"] = True
+        return found
 
     def rows(self, blocked: Callable[[bytes], bool] = lambda worker: False, task: bytes = b"") -> Iterator[dict]:
         """Attempts that run or ended, the latest first; ``task``: of that task only.
@@ -198,6 +201,14 @@ class TaskEventLog:
         assert len(self.ended) <= min(self.seen, self.kept_max)
         assert len(self.failures) <= self.kept_max and len(self.parents) <= self.kept_max
         assert all(not event[EVENT_END] for _, event in self.running.values())
+
+
+def _traced(source: Source, event: list[Any]) -> dict[str, Any]:
+    name, task, pid, start_s, end_s, ok, attempt, count, *_ = event
+    return {"cat": "task", "ph": "X", "name": name if count == 1 else f"{name} x {count}",
+            "tid": f"worker:{source.worker_id.hex()}", "ts": start_s * 1e6, "dur": (end_s - start_s) * 1e6,
+            "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job, "pid": pid,
+                     "actor_id": source.actor.hex()}}
 
 
 def _unpacked(event: bytes) -> list[Any]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from zray.base.hooks import check_hook
 from zray.base.plain_numbers import plain
 
 STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accepts
@@ -85,7 +86,7 @@ class Config:
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
     # Processes note when they submit, get and collect garbage, for arrows and rows in the timeline.  Each call takes
-    # 1 us more.
+    # 2 us more.
     timeline_details: bool = False
     # Record where references, tasks and actors are made, for call_site in the state API.  Each call takes 5 us more.
     record_ref_creation_sites: bool = False
@@ -99,6 +100,9 @@ class Config:
     ended_workers_max: int = 10_000
     # Series of metrics that a node keeps, of all its processes together; more are counted and left out.
     metric_series_max: int = 10_000
+    # "module:function" that sets up OpenTelemetry in each driver and worker of the session; "" for no traces.  A driver
+    # may have its own: init(_tracing_startup_hook=).
+    tracing_startup_hook: str = ""
     # Where the node serves metrics to Prometheus, as host:port; ":9090" means this machine only, "" nowhere.
     metrics_address: str = ""
     # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
@@ -164,6 +168,7 @@ class Config:
         if not 0 < self.memory_share_max <= 1:
             raise ValueError("setting memory_share_max takes a share of the memory from 0 to 1, not "
                              f"{self.memory_share_max!r}")
+        check_hook(self.tracing_startup_hook)
         if self.log_bytes_max < LOG_BYTES_MIN:
             raise ValueError(f"setting log_bytes_max takes at least {LOG_BYTES_MIN} bytes, not {self.log_bytes_max}")
         if self.metrics_address and not _ADDRESS.fullmatch(self.metrics_address):

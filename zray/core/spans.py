@@ -1,7 +1,7 @@
 """Submissions, gets and collections of this process, for the timeline; only with the setting ``timeline_details``.
 
 :func:`record` replaces the calls of the Runtime by ones that note their times, as zray.core.recording does.  Without
-the setting nothing of this is loaded, and calls cost what they cost.  A call takes a microsecond more, and a report
+the setting nothing of this is loaded, and calls cost what they cost.  A call takes 2 us more, and a report
 goes to the node twice a second.
 """
 

@@ -15,6 +15,8 @@ except ImportError:  # the module is listed among zray's own, and pytest is not 
     def hookimpl(**_options: Any) -> Any:  # type: ignore[misc]
         return lambda hook: hook
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 
 def _shown() -> None:
     """Wait for the output, if the process is a driver: nothing is imported for tests that do not use zray."""

@@ -15,12 +15,12 @@ from zray.cli import main  # noqa: E402
 PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
 MARK = "## The commands\n"
 HIDDEN = ("help", "version")
-SHARED = ("address", "form", "wide")  # options that many commands have: described once
+SHARED = ("address", "session", "form", "wide")  # options that many commands have: described once
 # What each group of the page has, in its order; a command that is in none fails the test.
 GROUPS: dict[str, tuple[str, ...]] = {
     "What runs, and why it waits": ("status", "top", "explain", "why", "stack", "profile", "memory"),
     "Rows": ("list", "get", "summary", "events"),
-    "Records": ("logs", "timeline", "metrics"),
+    "Records": ("logs", "timeline", "metrics", "report", "sessions"),
     "End something": ("kill", "cancel", "drain-node"),
     "Nodes": ("start", "stop", "doctor"),
     "Programs": ("run", "job", "replay", "demo", "microbenchmark"),

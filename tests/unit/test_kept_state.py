@@ -11,11 +11,13 @@ import pytest
 
 from zray.base.config import Config
 from zray.node.jobs.ended_events import Source
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.running import kept_state
 from zray.node.running.kept_state import KeptState, StatePorts, without_secrets
 from zray.state import kept
 from zray.state.errors import RayStateApiException
+from zray.state.timeline import timeline_events
 from zray.util import state
 
 NODE = "aabbccdd" + "00000000" + "9" * 40
@@ -29,6 +31,7 @@ class Session:
         self.folder = folder
         (folder / "logs").mkdir(parents=True)
         self.events = TaskEventLog(1000)
+        self.spans = SpanLog(1000)
         self.noted: list[str] = []
         self.workers: list[dict] = []
         self.objects: list[dict] = []
@@ -36,7 +39,7 @@ class Session:
         self.has_jobs = False
         self.last: dict[str, tuple[list[dict], int]] = {}
         self.kept = KeptState(str(folder), Config(**settings), StatePorts(
-            self.answer, self.events, last_rows=lambda: self.last,
+            self.answer, self.events, self.spans, last_rows=lambda: self.last,
             store_usage=lambda: {"capacity": 10, "used": 5, "stored": 0, "pids": {}},
             store_objects=lambda most: self.objects[:most], has_jobs=lambda: self.has_jobs, news=lambda: self.news,
             about=lambda: {"session": folder.name, "node_id": node, "cluster": cluster, "started_s": 1.0},
@@ -71,6 +74,21 @@ def test_rows_of_an_ended_session_are_those_of_the_state_api(base):
     about = kept.KeptNode(str(base / "one")).about
     assert about["ended"] == "it was told to stop" and about["settings"] == {}
     assert os.stat(base / "one" / "state").st_mode & 0o777 == 0o600
+
+
+def test_the_timeline_of_an_ended_session_has_its_waits_and_what_still_ran(base):
+    session = Session(base / "one")
+    session.ran(2)
+    running = ["g", bytes([9]) * 24, 7, 3.0, 0.0, True, 0, 1, None, 0, ""]
+    session.events.report(Source(WORKER, WORKER.ljust(28, b"i"), 1, b"", {}), [running], 0)
+    session.spans.add("wait", "waits in get", 7, 1.5, 1.75, {})
+    session.spans.blocked(WORKER, 7, True, 4.0)
+    session.kept.finish("the end")
+    events = timeline_events(kept.KeptAsker(str(base / "one")).ask)
+    names = [event["name"] for event in events if event["ph"] == "X"]
+    assert sorted(names) == ["f", "f", "g", "waits in get", "waits in get"]
+    assert [event["args"].get("running") for event in events if event["name"] == "g"] == [True]
+    session.spans.check()
 
 
 def test_the_file_is_bounded_and_says_what_was_cut(base):

@@ -8,7 +8,7 @@ from tests.fakes.node_machine import MachineNode
 from zray.wire import messages as m
 
 WHATS = ["nodes", "resources", "available", "actors", "placement-groups", "workers", "leases", "store", "gcs", "jobs",
-         "tasks", "timeline", "stats", "parents", "objects", "logs", "runtime-envs", "metrics"]
+         "tasks", "timeline", "stats", "parents", "objects", "logs", "runtime-envs", "metrics", "output", "spans"]
 
 
 @pytest.fixture

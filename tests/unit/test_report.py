@@ -145,12 +145,13 @@ def test_a_part_that_cannot_be_had_is_named(session, monkeypatch):
 # ---------------------------------------------------------------- timeline
 
 def trace(number: int, begin: float, seconds: float, name: str = "f", ok: bool = True, lane: int = 0) -> dict:
-    return {"ts": begin * 1e6, "dur": seconds * 1e6, "name": name, "tid": f"worker:{lane}",
-            "args": {"pid": lane, "ok": ok}}
+    return {"ts": begin * 1e6, "dur": seconds * 1e6, "name": name, "ph": "X", "cat": "task", "pid": 1,
+            "tid": lane, "args": {"pid": lane, "ok": ok}}
 
 
 def test_the_drawing_of_many_short_tasks_is_bounded_and_counts_all():
     events = [trace(n, n / 100, 0.004, f"f{n % 7}", n % 1000 != 0, n % 100) for n in range(30_000)]
+    events += [{**trace(0, 0, 1e6, "waits in get"), "cat": "wait"}, {"ph": "M", "name": "thread_name"}]
     found = chart.lanes(events)
     assert len(found) == chart.LANES_MAX
     text = chart.svg(events, str)

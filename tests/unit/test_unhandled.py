@@ -17,6 +17,7 @@ from zray.owner.records import Entry
 from zray.owner.unhandled import Unhandled
 from zray.values.serialization import dump_error
 from zray.wire import messages as m
+from zray.worker.produced import NOT_PRODUCED
 
 
 def raised(words="lost", name="f"):
@@ -97,6 +98,7 @@ def test_a_failure_that_went_through_arguments_is_that_of_the_last_task(fetched)
     owner.refs.unpin(entry)
     failure = raised()
     end(owner, first, failure)
+    end(owner, second, NOT_PRODUCED)  # it was pushed behind the first one
     assert reports(owner) == [] and innermost(last.value) is failure
     if fetched:
         owner.refs.unhandled.seen(last.value)

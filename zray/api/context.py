@@ -17,6 +17,7 @@ from zray.api import job_config as jobs
 from zray.base import env_vars, ray_names, ray_settings
 from zray.base.config import STORE_BYTES_MIN, Config, refuse_slips
 from zray.base.errors import did_you_mean
+from zray.base.hooks import check_hook
 from zray.base.plain_numbers import plain
 from zray.base.version import __version__
 from zray.environments import spec
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 _IGNORED = frozenset((
     "include_dashboard", "dashboard_host", "dashboard_port", "_enable_object_reconstruction", "_plasma_directory",
     "_driver_object_store_memory", "_redis_username", "_redis_password", "_temp_dir",
-    "_metrics_export_port", "_tracing_startup_hook", "_node_name", "_cluster_id", "enable_resource_isolation",
+    "_metrics_export_port", "_node_name", "_cluster_id", "enable_resource_isolation",
     "system_reserved_cpu", "system_reserved_memory", "_cgroup_path", "cgroup_path", "log_to_driver_enabled",
     "logging_format", "local_mode_warning", "allow_multiple", "storage", "proxy_server_url", "_skip_env_hook",
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
           "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env",
           "_system_config", "_memory", "_node_ip_address", "_object_spilling_directory", "job_config", "job_name",
-          "resume", "resume_dir")
+          "resume", "resume_dir", "_tracing_startup_hook")
 _OF_A_NAMED_JOB = ("job_name", "resume", "resume_dir")
 RECORD_SETTINGS = ("record", "record_value_bytes_max", "record_bytes_max")
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
@@ -136,6 +137,7 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
     if logs is not None and not callable(getattr(logs, "to_map", None)):
         raise TypeError(f"logging_config takes a LoggingConfig, not {logs!r}")
     ray_settings.translated(options.get("_system_config"), {})
+    check_hook(options.get("_tracing_startup_hook") or "")
     where = options.get("_node_ip_address")
     if where is not None and not isinstance(where, str):
         raise TypeError(f"_node_ip_address must be a str, not {where!r}")
@@ -239,17 +241,31 @@ def _connected(address: str | None, options: dict[str, Any]) -> ClusterContext:
             from zray.core.recording import begin
 
             begin(runtime, limits)
+        _trace(runtime, config["tracing"])
     except BaseException:
         if own:
             node.stop()
         raise
     if config["log_to_driver"]:
-        from zray.api.driver_log import Screen
+        from zray.api.worker_output import begin as show_output
 
-        runtime.driver_log = Screen().show
+        show_output(runtime)
     global _own_node
     _own_node = node if own else None
     return _context(runtime)
+
+
+def _trace(runtime: Any, hook: str) -> None:
+    """Trace this driver, if this program or its node has a tracing startup hook.  The session ends when that fails."""
+    hook = hook or runtime.process.config.tracing_startup_hook
+    if hook:
+        from zray.core import tracing
+
+        try:
+            tracing.begin(runtime, hook)
+        except BaseException:
+            runtime.shutdown()
+            raise
 
 
 def _recording(options: dict[str, Any]) -> RecordLimits | None:
@@ -309,6 +325,8 @@ def shutdown(succeeded: bool) -> None:
                     tasks.end(succeeded)
             finally:
                 runtime.shutdown()
+                if (screen := getattr(runtime, "screen", None)) is not None:
+                    screen.end()
     finally:
         if node is not None:
             node.stop()
@@ -336,6 +354,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "job_name": options.get("job_name") or "",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
         "logging": logs.to_map() if (logs := options.get("logging_config")) is not None else {},
+        "tracing": options.get("_tracing_startup_hook") or "",
         "detached": job.default_actor_lifetime == "detached",
         "metadata": {str(name): str(value) for name, value in job.metadata.items()},
         "ray_version": ray_names.installed_version(),

@@ -71,7 +71,7 @@ MISSING: dict[str, str] = {
     **_of("util.state.common.PlacementGroupState.", "topology_assignments topology_strategy", NOT_YET),
     **_of("", "_config internal widgets", INSIDE),
     "experimental.shuffle": "is an example of Ray's, and no interface",
-    "util.tracing": INSIDE,
+    "util.tracing.tracing_helper": INSIDE,
     **_of("exceptions.", """
         ActorDiedError.BASE_ERROR_MSG ActorDiedError.from_task_error ObjectReconstructionFailedError.REASON_MESSAGES
         RayActorError.BASE_ERROR_MSG RayError.from_bytes RayError.from_ray_exception RayError.to_bytes

@@ -21,7 +21,7 @@ from zray.cli.usage import Usage, Usages
 from zray.state.attempts import ENDED
 
 FAILURES_MAX = 3  # that are named
-FUNCTIONS_MAX = 20  # of running or waiting functions in `zray status`
+FUNCTIONS_SHOWN_MAX = 20  # of running or waiting functions in `zray status`
 QUEUES_MAX = 5
 NAME_COLUMNS_MAX = 40
 Row = dict[str, Any]
@@ -127,7 +127,7 @@ def _worker_map(row: Row, picture: Picture) -> Row:
 
 def lines(picture: Picture, width: int) -> list[str]:
     """All of it, for `zray status`."""
-    found = [*running_lines(picture, width, FUNCTIONS_MAX), *waiting_lines(picture, width, FUNCTIONS_MAX),
+    found = [*running_lines(picture, width, FUNCTIONS_SHOWN_MAX), *waiting_lines(picture, width, FUNCTIONS_SHOWN_MAX),
              *queue_lines(picture, width, QUEUES_MAX), *failure_lines(picture, width), "",
              *node_lines(picture, width), *resource_lines(picture, width), *control_store_lines(picture, width)]
     found += [line for text in picture.missing for line in folded(f"not everything is shown: {text}", width, "  ")]

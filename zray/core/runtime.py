@@ -81,6 +81,7 @@ class Runtime:
         self.executor: Any = None  # of a worker
         self.witness: Witness | None = None  # of a driver: observes the end of its node
         self.driver_log: Callable[[m.LogLines], None] | None = None
+        self.screen: Any = None  # of a driver that shows output (zray.api.worker_output)
         self.accepted: Reply | None = None  # of a driver that waits for its node's answer
         self.warned = Warned(kind == "worker")
         self._when_node_lost: Callable[[], None] | None = None

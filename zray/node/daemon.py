@@ -77,7 +77,7 @@ class Daemon:
         self.address = arguments.node_ip_address
         self.membership = membership
         self.session_dir = session_dir
-        self.journal = Journal(session_dir)
+        self.journal = Journal(session_dir, config.log_bytes_max)
         self.before = rejoin  # the node that this process was before, which was declared dead
         self.in_background = arguments.ready_fd >= 0 or rejoin is not None and rejoin.in_background
         self.shares_fate = arguments.fate_fd >= 0
@@ -199,7 +199,7 @@ class Daemon:
         self.store.on_pressure = self._pressed
         self.store.table.name_of = lambda process: self.machine.name_of(process)
         self._pressed_after = 0.0
-        self.output = Output(self.session_dir, self.config.log_lines_max)
+        self.output = Output(self.session_dir, self.config.log_lines_max, self.config.log_bytes_max)
 
     def _compose_machine(self, ordinal: int, shown: dict[str, Any], offered: Offer) -> None:
         from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
@@ -209,6 +209,7 @@ class Daemon:
         from zray.node.processes.memory_gauge import MemoryGauge
         from zray.node.processes.zygote import workers_environ
         from zray.node.running.checkpoint_files import DiskFiles
+        from zray.node.running.host_metrics import HostMetrics
         from zray.node.running.logs import answer as answer_logs
         from zray.sched.node.local import LocalScheduler
 
@@ -225,11 +226,13 @@ class Daemon:
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
                 logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
+                host=HostMetrics(self.session_dir), send_output=lambda: self.lines.look(time.monotonic()),
                 checkpoints=DiskFiles(self.session_dir),
                 read_memory=memory.read, memory_of=memory.held))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
+        self.store.on_moved = self.machine.moved
         self.handover = ObjectHandover(self.incarnation, self.machine.drivers, self.store,
                                        lambda: not self.locations.unwritten, self.session_dir)
         self.store.join(lambda: self.machine.cluster.peers, self.handover.announce)
@@ -241,7 +244,7 @@ class Daemon:
 
         machine, started_s = self.machine, time.time()
         self.kept = KeptState(self.session_dir, self.config, StatePorts(
-            lambda view, args: machine.answer(self.incarnation, view, args), machine.events,
+            lambda view, args: machine.answer(self.incarnation, view, args), machine.events, machine.spans,
             last_rows=lambda: machine.drivers.last_rows, store_usage=self.store.usage,
             store_objects=self.store.objects, has_jobs=lambda: bool(machine.jobs.by_driver), news=machine.news,
             about=lambda: {"session": os.path.basename(self.session_dir), "node_id": self.node_id.hex(),

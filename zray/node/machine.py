@@ -25,7 +25,7 @@ from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.base.ports import Ports
 from zray.metrics.table import MetricTable
-from zray.node import views
+from zray.node import measures, views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.checkpoints import CheckpointFiles, CheckpointPorts, Files
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
@@ -39,6 +39,7 @@ from zray.node.environments.table import EnvironmentTable
 from zray.node.groups.service import GroupService, GroupServicePorts
 from zray.node.jobs.drivers import DriverPorts, Drivers
 from zray.node.jobs.ended_events import Source
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.table import JobTable
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
@@ -64,6 +65,15 @@ from zray.wire import messages as m
 Handlers = dict[int, Callable[[bytes, Any], None]]
 
 
+class NoHost:
+    """The measures of a node without a machine, in the simulator and in tests."""
+
+    session_name = ""
+
+    def read(self, processes: Any) -> views.HostFamilies:
+        return []
+
+
 def no_logs(args: dict[str, Any]) -> dict[str, Any]:
     """Of a node without files, in a simulation."""
     return {"logs": []}
@@ -84,6 +94,8 @@ class NodePorts(Ports):
     free_unheld: Callable[[list[Any]], None]
     epoch_s: float  # the time of day when the clock of this machine was 0, in seconds since 1970
     logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
+    host: views.HostGauge
+    send_output: Callable[[], None]  # send the drivers what their workers have printed so far
     checkpoints: Files  # files of checkpoints
     read_memory: Callable[[], Sequence[Reading]]
     memory_of: Callable[[int], int]  # bytes that only this process holds
@@ -103,6 +115,7 @@ class NodeMachine:
         self.scheduler = NodeScheduler(scheduler)
         self.jobs = JobTable(first_job)
         self.events = TaskEventLog(config.events_max, config.events_bytes_max, config.events_kept_s)
+        self.spans = SpanLog(config.events_max)
         self.ended_workers = EndedWorkers(config.ended_workers_max)
         self.metrics = MetricTable(config.metric_series_max)
         self.pool = WorkerPool(
@@ -132,7 +145,7 @@ class NodeMachine:
         self.handlers = _merged(
             self.queries.handlers,
             {m.EventReport.CODE: self._event_report, m.TaskFailures.CODE: self._task_failures,
-             m.MetricsReport.CODE: self._metrics_report,
+             m.MetricsReport.CODE: self._metrics_report, m.SpanReport.CODE: self._span_report,
              m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
             self.drivers.handlers, self.actor_messages.handlers, self.checkpoints.handlers, self.cluster.handlers,
@@ -179,6 +192,8 @@ class NodeMachine:
             self.node, ports.environ, self.scheduler, self.bottom_up, self.pool, self.placements,
             self.environments, self.jobs, self.events, self.actors, self.foreign, self.places, self.remote_leases,
             job_of=self.drivers.job_of,
+            blocks=lambda worker: self.spans.blocked(
+                worker.incarnation, worker.pid, worker.blocked, self.context.now + self.context.epoch_s),
             uses_group=self.groups.uses,
             declares=lambda owner, key, strategy: self.affinity.key(owner, key, strategy)))
         self.fences = Fences(self.context, FencePorts(
@@ -197,8 +212,9 @@ class NodeMachine:
             self.leases, self.jobs, self.actors, self.groups, self.events,
             remote_available=self.remote_leases.available, store_report=ports.store_report,
             stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report, ended_workers=self.ended_workers,
-            metrics=self.metrics, logs=ports.logs, environments=self.environments)
-        self.metric_families = partial(views.metric_families, viewed)
+            metrics=self.metrics, logs=ports.logs, send_output=ports.send_output, host=ports.host,
+            environments=self.environments, spans=self.spans)
+        self.metric_families = partial(measures.families, viewed)
         self.answer = partial(views.answer, viewed)
         self.queries = ClusterQueries(self.context, self.cluster.peers, self.answer, self.processes)
         self.unheld = Unheld(
@@ -245,6 +261,7 @@ class NodeMachine:
         if worker is None:
             return
         self.leases.worker_ended(worker, death)
+        self.spans.ended(incarnation, now + self.context.epoch_s)
         if worker.actor:
             self.checkpoints.worker_ended(worker.actor)
         self.relief.worker_gone(incarnation)
@@ -404,6 +421,19 @@ class NodeMachine:
             self.refuse(peer, "MetricsReport from a process that is not of this node")
         elif not self.metrics.report(peer.hex(), message.rows, message.dropped):
             self.refuse(peer, "malformed MetricsReport")
+
+    def _span_report(self, peer: bytes, message: m.SpanReport) -> None:
+        about = self.processes.shown(peer) if self.processes.is_process(peer) else None
+        if about is None:
+            self.refuse(peer, "SpanReport from a process that is not of this node")
+        elif not self.spans.report(about["pid"], about["type"] == "DRIVER", message.rows, message.dropped):
+            self.refuse(peer, "malformed SpanReport")
+
+    def moved(self, kind: str, nbytes: int, began: float, now: float, other: bytes, failure: str) -> None:
+        """An object was transferred from ``other``, spilled, or read back."""
+        args = {"bytes": nbytes} | ({"from": other.hex()} if other else {}) | ({"failure": failure} if failure else {})
+        epoch_s = self.context.epoch_s
+        self.spans.add(kind, f"{kind} {nbytes:,} bytes", 0, began + epoch_s, now + epoch_s, args)
 
     # ------------------------------------------------------------ other nodes
 

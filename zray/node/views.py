@@ -1,7 +1,7 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
-    nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline stats
-    explain logs runtime-envs metrics functions
+    nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline spans
+    stats explain logs runtime-envs metrics functions output
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
 are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
@@ -9,21 +9,23 @@ are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.base.ports import Ports
 from zray.environments.setup import written
 from zray.metrics.table import MetricTable
+from zray.node import measures
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
 from zray.node.environments.table import EnvironmentTable, Step
 from zray.node.groups.service import GroupService
 from zray.node.jobs.ended_events import EVENT_NAME, EVENT_PID, EVENT_TASK
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.table import JobTable
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.local import Leases
@@ -36,7 +38,16 @@ from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
 EXPECTED_TERMINATION, UNEXPECTED_TERMINATION = 1, 2  # Ray's numbers of why a node has ended; 0 while it lives
+HostFamilies = list[tuple[str, str, list[tuple[dict[str, str], float]]]]  # (name, description, series)
 LIMIT = 10_000  # rows of one answer, unless the query asks for fewer; "total" is the number of all rows
+
+
+class HostGauge(Protocol):
+    """Measures of the machine and of processes, see zray.node.running.host_metrics."""
+
+    session_name: str
+
+    def read(self, processes: Iterable[tuple[int, str]]) -> HostFamilies: ...
 
 
 class Viewed(Ports):
@@ -61,7 +72,10 @@ class Viewed(Ports):
     ended_workers: EndedWorkers
     metrics: MetricTable
     logs: Callable[[dict[str, Any]], dict[str, Any]]
+    send_output: Callable[[], None]
+    host: HostGauge
     environments: EnvironmentTable
+    spans: SpanLog
 
     def wall(self, seconds: float) -> float:
         """The time of day of a time of this machine's clock; 0 of 0."""
@@ -298,9 +312,28 @@ def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 def timeline(events: TaskEventLog, args: dict[str, Any], address: str) -> dict[str, Any]:
     """The answer of the view ``timeline``."""
-    start = args.get("start")
-    following, page = events.timeline(start if isinstance(start, int) and start >= 0 else 0, limit_of(args), address)
+    following, page = events.timeline(_start_of(args), limit_of(args), address)
     return {"events": page, "next": following, "total": events.seen, "dropped": events.dropped}
+
+
+def _spans(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Spans beside the tasks from number ``start`` on; with the first page also what runs and waits now."""
+    return spans(viewed.spans, viewed.events, args, viewed.wall(viewed.context.now))
+
+
+def spans(log: SpanLog, events: TaskEventLog, args: dict[str, Any], now_s: float) -> dict[str, Any]:
+    """The answer of the view ``spans``."""
+    start = _start_of(args)
+    first, page = log.page(start, limit_of(args))
+    answer = {"spans": page, "next": first + len(page), "total": log.seen, "dropped": log.dropped}
+    if not start:
+        answer |= {"open": log.open_waits(now_s), "running": events.running_now(now_s)}
+    return answer
+
+
+def _start_of(args: dict[str, Any]) -> int:
+    start = args.get("start")
+    return start if isinstance(start, int) and start >= 0 else 0
 
 
 def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -369,45 +402,7 @@ def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _metrics(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    return {"metrics": metric_families(viewed)}
-
-
-def metric_families(viewed: Viewed) -> list[dict[str, Any]]:
-    """Families for zray.metrics.exposition: those of user code, and those of the node itself."""
-    labels = {"NodeAddress": viewed.node.get("NodeManagerAddress", ""), "NodeId": viewed.node.get("NodeID", "")}
-    return viewed.metrics.rows(labels) + _node_metrics(viewed, labels)
-
-
-def _node_metrics(viewed: Viewed, labels: dict[str, str]) -> list[dict[str, Any]]:
-    """What a node measures of itself."""
-    states: dict[str, int] = {}
-    for worker in viewed.pool.workers.values():
-        states[worker.state.name] = states.get(worker.state.name, 0) + 1
-    store = viewed.store_report()
-    total, free = viewed.scheduler.total(), viewed.scheduler.available()
-
-    def family(name: str, kind: str, description: str, series: list[list[Any]]) -> dict[str, Any]:
-        return {"name": f"zray_{name}", "kind": kind, "description": description, "boundaries": [],
-                "series": [[{**own, **labels}, value] for own, value in series]}
-
-    return [
-        family("workers", "gauge", "Worker processes", [[{"State": state}, n] for state, n in sorted(states.items())]),
-        family("actors", "gauge", "Actors whose home is this node and that are not dead", [
-            [{}, sum(actor.state != "DEAD" for actor in viewed.actors.actors.values())]]),
-        family("leases", "gauge", "Leases of workers, and places of actors", [[{}, len(viewed.placements)]]),
-        family("worker_deaths", "counter", "Worker processes that ended unasked", [
-            [{}, viewed.context.counts["worker_deaths"]]]),
-        family("task_events", "counter", "Ended tasks that were reported one by one", [[{}, viewed.events.seen]]),
-        family("tasks_not_reported", "counter", "Ended tasks that were only counted", [[{}, viewed.events.dropped]]),
-        family("task_events_forgotten", "counter", "Reported tasks that are too old or too many to be listed", [
-            [{}, viewed.events.ended.forgotten]]),
-        family("metrics_dropped", "counter", "Records of metrics beyond metric_series_max, or of another kind", [
-            [{}, viewed.metrics.dropped]]),
-        family("resources", "gauge", "Resources by state", [
-            [{"Name": name, "State": state}, value] for state, amount in (("TOTAL", total), ("FREE", free))
-            for name, value in amounts({name: max(0, units) for name, units in amount.items()}).items()]),
-        family("object_store_bytes", "gauge", "Bytes of the object store, and of objects on disk", [
-            [{"Kind": kind}, store[kind]] for kind in ("capacity", "used", "spilled") if kind in store])]
+    return {"metrics": measures.families(viewed)}
 
 
 def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -436,10 +431,17 @@ def _received(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return {}
 
 
+def _output(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Nothing: the answer comes after the lines that workers have printed before."""
+    viewed.send_output()
+    return {"output": [], "total": 0}
+
+
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
     "placement-groups": _groups,
-    "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
-    "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
-    "runtime-envs": _runtime_envs, "metrics": _metrics, "functions": _functions, "received": _received,
+    "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "spans": _spans,
+    "tasks": _tasks, "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
+    "runtime-envs": _runtime_envs, "metrics": _metrics, "functions": _functions, "output": _output,
+    "received": _received,
 }

@@ -163,6 +163,15 @@ class Key:
         self.failed: list[Any] | None = None  # the error of all its tasks, when none can ever run
         self.skipped = 0  # at least so many works in the queue were cancelled; the queue skips them
 
+    def check(self) -> None:
+        for lease in self.idle:
+            assert not lease.inflight, "an idle lease has work"
+            assert lease.number in self.leases
+        for task in self.queue:
+            if type(task) is Task and task.state == QUEUED:
+                assert task.missing == 0
+                assert self.want or self.dirty, "tasks are queued, and no lease is wanted for them"
+
 
 class Lease:
     """A worker that is ours until we return it.

@@ -654,13 +654,7 @@ class Submitter:
                     if type(task) is Task:
                         assert task.state == PUSHED and task.lease is lease and task.seq == seq
                         assert task.behind or not task.missing, "it was pushed without an argument"
-            for lease in key.idle:
-                assert not lease.inflight, "an idle lease has work"
-                assert lease.number in key.leases
-            for task in key.queue:
-                if type(task) is Task and task.state == QUEUED:
-                    assert task.missing == 0
-                    assert key.want or key.dirty, "tasks are queued, and no lease is wanted for them"
+            key.check()
         assert self.waiting >= 0
         self.lineage.check()
         self.reconstruction.check()

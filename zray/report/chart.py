@@ -26,12 +26,14 @@ class Bar:
 
 
 def lanes(events: Iterable[dict[str, Any]]) -> dict[str, list[Bar]]:
-    """Bars of the events of a trace, by worker, each lane in order; the lanes that were busy longest."""
+    """Bars of the tasks of a trace, by row of a worker, each lane in order; the lanes that were busy longest."""
     found: dict[str, list[Bar]] = {}
     for event in events:
+        if event["ph"] != "X" or event["cat"] != "task":
+            continue
         begin = event["ts"] / 1e6
         length = max(0.0, event["dur"] / 1e6)
-        found.setdefault(f"{event['args']['pid']} {event['tid']}", []).append(
+        found.setdefault(f"{event['args']['pid']} {event['pid']} {event['tid']}", []).append(
             Bar(begin, begin + length, event["name"], 1, 0 if event["args"]["ok"] else 1, length))
     busiest = sorted(found, key=lambda lane: -sum(bar.seconds for bar in found[lane]))[:LANES_MAX]
     return {lane: sorted(found[lane], key=lambda bar: bar.begin) for lane in found if lane in busiest}

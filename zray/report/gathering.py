@@ -21,7 +21,7 @@ from zray.state.timeline import timeline_events
 
 GATHER_TIMEOUT_S = 30.0
 LIBRARIES = ("pyzmq", "numpy", "numba", "msgpack", "cloudpickle", "sortedcontainers")
-ROWS = ("tasks", "actors", "nodes", "workers", "jobs", "objects", "placement_groups", "cluster_events")
+GATHERED = ("tasks", "actors", "nodes", "workers", "jobs", "objects", "placement_groups", "cluster_events")
 
 Row = dict[str, Any]
 
@@ -31,7 +31,7 @@ class RunFacts:
     """What is known of a session."""
 
     about: Row = field(default_factory=dict)
-    rows: dict[str, list[Row]] = field(default_factory=lambda: {kind: [] for kind in ROWS})
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {kind: [] for kind in GATHERED})
     functions: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)  # of the timeline
     stores: list[Row] = field(default_factory=list)  # usage of each node's object store, with "node_id"
@@ -61,7 +61,7 @@ def gathered(session_dir: str) -> RunFacts:
     with StateClient(session_dir, GATHER_TIMEOUT_S) as client:
         run.about = _about(session_dir)
         run.versions = versions(run.about)
-        for kind in ROWS:
+        for kind in GATHERED:
             args = {"tasks": {"detail": True}} if kind == "tasks" else {}
             run.rows[kind] = _part(run, kind, lambda kind=kind, args=args: client.rows(KINDS[kind], args), [])  # type: ignore[misc]
         found = _part(run, "functions", lambda: client.ask("functions"), {})

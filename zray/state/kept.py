@@ -15,6 +15,7 @@ import msgpack
 
 from zray.base.ids import PUT_FLAG, TASK_SIZE
 from zray.node import views
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.peers.queries import EVERYWHERE, add
 from zray.node.running import session as sessions
@@ -45,6 +46,7 @@ class KeptNode:
             self.store: dict[str, Any] = found["store"]
             self.last: dict[str, dict[str, Any]] = found["last"]
             self.events = TaskEventLog.loaded(found["events"])
+            self.spans = SpanLog.loaded(found["spans"])
             self.incarnation = bytes.fromhex(self.about["node_id"])[:8]
             self._address: str = self.answers["nodes"]["nodes"][0]["NodeManagerAddress"]
         except (KeyError, TypeError, IndexError, ValueError) as error:
@@ -59,6 +61,8 @@ class KeptNode:
             return {**views.tasks(self.events, args, lambda worker: False), "live": live, "cut": cut}
         if what == "timeline":
             return views.timeline(self.events, args, self._address)
+        if what == "spans":
+            return views.spans(self.spans, self.events, args, self.about["written_s"])
         if what == "functions":
             return views.functions(self.events, args)
         if what == "parents":

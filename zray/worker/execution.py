@@ -34,6 +34,13 @@ class RunsRecorded(Protocol):
     def around_coroutine(self, result_of: Callable[..., Any]) -> Callable[..., Any]: ...
 
 
+class RunsTraced(Protocol):
+    """Makes spans of runs; see zray.worker.tracing."""
+
+    def around_constructor(self, construct: Callable[..., Any], spec: dict[str, Any]) -> Callable[..., Any]: ...
+    def around_coroutine(self, result_of: Callable[..., Any]) -> Callable[..., Any]: ...
+
+
 class Execution(Protocol):
     """The executor, as maps, streams and actors use it."""
 
@@ -48,6 +55,7 @@ class Execution(Protocol):
     made: dict[bytes, Items]
     forked: bool
     recorder: RunsRecorded | None
+    tracing: RunsTraced | None
 
     def stop(self, reason: str) -> None: ...
     def flush(self) -> None: ...

@@ -27,7 +27,7 @@ from zray.wire.messages import JobSettings
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
-from zray.worker.execution import Generators, RunsRecorded
+from zray.worker.execution import Generators, RunsRecorded, RunsTraced
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
@@ -65,6 +65,7 @@ class TaskExecutor:
         self.release: Waiter | None = None  # of an actor that ends: done when the node knows it
         self.forked = False  # this is a child of the worker, made by user code
         self.recorder: RunsRecorded | None = None  # of a job that is recorded
+        self.tracing: RunsTraced | None = None  # of a job with a tracing startup hook
         self._idle: Waiter | None = None  # of the main thread, while it waits
         self.machine = WorkerMachine(rt.node, rt.marks, rt.send, self)
         self.queue = self.machine.queue

@@ -89,6 +89,10 @@ class WorkerProcess:
                                     node_has_gpus=self.node_has_gpus)
         if self.config.get("equipment") or env.get("worker_process_setup_hook"):
             self.executor.functions.broken = self.executor.functions.broken or self.equip(env)
+        if hook := self.config.get("tracing") or self.rt.process.config.tracing_startup_hook:
+            from zray.worker.tracing import trace_runs
+
+            trace_runs(self.rt, self.executor, hook)
 
     def equip(self, env: dict[str, Any]) -> str:
         """Take on what the node has installed, and run the setup hook; returns why that failed, or ''."""

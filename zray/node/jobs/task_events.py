@@ -20,6 +20,7 @@ from typing import Any
 from zray.node.jobs.ended_events import (
     EVENT_ATTEMPT,
     EVENT_BLOCKED,
+    EVENT_COUNT,
     EVENT_END,
     EVENT_ERROR,
     EVENT_LEASE,
@@ -31,6 +32,7 @@ from zray.node.jobs.ended_events import (
     Source,
     unpacked,
 )
+from zray.node.jobs.task_counts import TaskCounts
 
 FIELDS: tuple[Any, ...] = (str, bytes, int, (int, float), (int, float), (bool, int), int, int, (list, type(None)), int,
                           str)
@@ -57,6 +59,7 @@ class TaskEventLog:
         self.parents: dict[bytes, bytes] = {}  # prefix of ids -> the task that made them, oldest first
         self.queued: dict[bytes, list[Any]] = {}  # worker of an actor -> [[name, count], ...] of the calls that wait
         self.blocks: dict[bytes, list[list[float]]] = {}  # worker -> when it was blocked, [from, to], to 0 for now
+        self.counts = TaskCounts()  # of ended attempts
         self.dropped = 0  # tasks that workers or owners counted, but did not report one by one
 
     @property
@@ -156,6 +159,7 @@ class TaskEventLog:
         if self.blocks and source.worker in self.blocks:
             event = [*event[:EVENT_BLOCKED], self._blocks_of(source, event)]
         self.ended.add(source, event)
+        self.counts.add(event[EVENT_NAME], source.job, bool(event[EVENT_OK]), event[EVENT_ATTEMPT], event[EVENT_COUNT])
 
     def _blocks_of(self, source: Source, event: list[Any]) -> list[list[float]]:
         """When its worker was blocked while the task ran.  Of an actor that is kept: its calls may overlap."""
@@ -193,16 +197,18 @@ class TaskEventLog:
         """``(start of the next page, events from number start on)`` as complete events of Chrome's trace format.
 
         As in Ray, a process of the trace is a node, by its address, and a thread of it is a worker.
+        zray.state.timeline puts numbers in the place of both.
         """
         following, page = self.ended.page(start, limit)
-        return following, [
-            {"cat": "task", "ph": "X", "name": name if count == 1 else f"{name} x {count}",
-             "pid": address, "tid": f"worker:{source.worker_id.hex()}", "ts": start_s * 1e6,
-             "dur": (end_s - start_s) * 1e6,
-             "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job,
-                      "pid": pid}}
-            for source, packed in page
-            for name, task, pid, start_s, end_s, ok, attempt, count, *_ in [unpacked(packed)]]
+        return following, [{**_traced(source, unpacked(packed)), "pid": address} for source, packed in page]
+
+    def running_now(self, now_s: float) -> list[dict[str, Any]]:
+        """The tasks that are known to run, as such events up to now."""
+        found = [_traced(source, [*event[:EVENT_END], max(now_s, event[EVENT_START]), *event[EVENT_OK:]])
+                 for source, event in self.running.values()]
+        for each in found:
+            each["args"]["running"] = True
+        return found
 
     def rows(self, blocked: Callable[[bytes], bool] = lambda worker: False, task: bytes = b"") -> Iterator[dict]:
         """Attempts that run or ended, the latest first; ``task``: of that task only.
@@ -274,6 +280,14 @@ class TaskEventLog:
         assert len(self.stories) <= STORIES_MAX
         assert len(self.failures) <= self.kept_max and len(self.parents) <= self.kept_max
         assert all(not event[EVENT_END] for _, event in self.running.values())
+
+
+def _traced(source: Source, event: list[Any]) -> dict[str, Any]:
+    name, task, pid, start_s, end_s, ok, attempt, count, *_ = event
+    return {"cat": "task", "ph": "X", "name": name if count == 1 else f"{name} x {count}",
+            "tid": f"worker:{source.worker_id.hex()}", "ts": start_s * 1e6, "dur": (end_s - start_s) * 1e6,
+            "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job, "pid": pid,
+                     "actor_id": source.actor.hex()}}
 
 
 def _trim(table: dict[Any, Any], kept_max: int) -> None:

@@ -1,7 +1,7 @@
 """What a session keeps of its rows after its end: one file in its folder, beside its logs.
 
-    magic, zlib( msgpack {"about", "answers": {view: answer}, "events": TaskEventLog.dump(), "store",
-                         "last": {question: answer of the last driver}} )
+    magic, zlib( msgpack {"about", "answers": {view: answer}, "events": TaskEventLog.dump(),
+                         "spans": SpanLog.dump(), "store", "last": {question: answer of the last driver}} )
 
 The answers are those of zray.node.views, as the node gave them last, so zray.state.kept makes the same rows of them as
 of a running cluster.  The file is written at the planned end.  A node that has something new also refreshes a smaller
@@ -22,6 +22,7 @@ from zray.base.config import Config
 from zray.base.ports import Ports
 from zray.base.version import __version__
 from zray.environments.setup import mask
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.running.session import STATE
 from zray.node.views import shown
@@ -36,6 +37,7 @@ END_ROWS_MAX = 10_000
 OBJECTS_KEPT_MAX = 1000  # the largest ones
 OBJECTS_SEEN_MAX = 20_000  # of which they are chosen: to look at more would hold up the node for over 50 ms
 EVENTS_PART = 2  # task events have one part in so many of the bytes; more when the other rows leave it to them
+SPANS_PART = 16  # and spans beside them
 HIDDEN = "****"
 # The views that are kept, each with its arguments.
 VIEWS: dict[str, dict[str, Any]] = {
@@ -48,6 +50,7 @@ class StatePorts(Ports):
 
     answer: Callable[[str, dict[str, Any]], dict[str, Any]]  # of a view
     events: TaskEventLog
+    spans: SpanLog
     # What the driver that left last knew: rows of its "tasks" and "objects", and their total.
     last_rows: Callable[[], dict[str, tuple[list[dict[str, Any]], int]]]
     store_usage: Callable[[], dict[str, Any]]
@@ -120,7 +123,8 @@ class KeptState:
     def _packed(self, bytes_max: int, rows_max: int, ended: str) -> bytes:
         import zlib
 
-        answers, left = {}, bytes_max - bytes_max // EVENTS_PART
+        spans = self._ports.spans.dump(bytes_max // SPANS_PART)
+        answers, left = {}, bytes_max - bytes_max // EVENTS_PART - len(wire(spans))
         for view, args in VIEWS.items():
             answer = without_secrets(view, self._ports.answer(view, {**args, "limit": rows_max}))
             answers[view] = fitting(view, answer, left)
@@ -134,7 +138,7 @@ class KeptState:
         for what, (rows, total) in self._ports.last_rows().items():
             last[what] = fitting(what, without_secrets(what, shown({what: rows, "total": total})), left)
             left -= len(wire(last[what]))
-        found = {"about": about, "answers": answers, "store": store, "last": last,
+        found = {"about": about, "answers": answers, "store": store, "last": last, "spans": spans,
                  "events": self._ports.events.dump(bytes_max // EVENTS_PART + max(0, left))}
         return STATE_MAGIC + zlib.compress(wire(found), 1)
 

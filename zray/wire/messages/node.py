@@ -169,3 +169,12 @@ class ResumeReport(Message):
     """
 
     counts: dict
+
+
+@message(184)
+class SpanReport(Message):
+    """Core process -> node, with ``timeline_details``: ``[kind, name, start s, end s, [task, ...]]`` of submissions,
+    gets and collections, see zray.node.jobs.spans; and how many were left out."""
+
+    rows: list
+    dropped: int

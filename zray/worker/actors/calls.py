@@ -78,6 +78,8 @@ class ActorHost:
             construct = self._restore if self.spec.get("checkpoints") else self._construct
             if executor.recorder is not None:
                 construct = executor.recorder.around_constructor(construct, self.spec, self.life)
+            if executor.tracing is not None:
+                construct = executor.tracing.around_constructor(construct, self.spec)
             self.instance = construct(cls, task)
             self._choose_mode()
         except (SystemExit, AsyncioActorExit) as raised:

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from tests.unit.test_owner import ACTOR, BORROWER, NODE, WORKER, Owner
 from zray.base import ids
-from zray.base.argument_errors import innermost
+from zray.base.argument_errors import UNPRODUCED, innermost
 from zray.base.errors import failure_text
 from zray.owner.calls import DEAD
 from zray.owner.failures import cancelled
@@ -17,7 +17,6 @@ from zray.owner.records import Entry
 from zray.owner.unhandled import Unhandled
 from zray.values.serialization import dump_error
 from zray.wire import messages as m
-from zray.worker.produced import NOT_PRODUCED
 
 
 def raised(words="lost", name="f"):
@@ -98,7 +97,7 @@ def test_a_failure_that_went_through_arguments_is_that_of_the_last_task(fetched)
     owner.refs.unpin(entry)
     failure = raised()
     end(owner, first, failure)
-    end(owner, second, NOT_PRODUCED)  # it was pushed behind the first one
+    end(owner, second, [m.FAILED, UNPRODUCED, {}])  # it was pushed behind the first
     assert reports(owner) == [] and innermost(last.value) is failure
     if fetched:
         owner.refs.unhandled.seen(last.value)

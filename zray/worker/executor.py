@@ -257,11 +257,9 @@ class TaskExecutor:
                     value = args = kwargs = None  # the user's objects must not live until the next task
                     if borrowed:
                         result = self.closing(task, result, borrowed)
-                elif extra and "behind" in extra and not take_arguments(lease, task):
-                    self._not_started(sequence, ends)
+                elif extra and "behind" in extra and self._lacks_arguments(lease, task, sequence):
                     continue
-                elif extra and count == 1 and type(payload) is bytes and entered is not None and not self.cancels and (
-                        values := invoke.inline_arguments(extra)) is not None:
+                elif extra and entered and not self.cancels and (values := invoke.inline_arguments(task)) is not None:
                     result = self._run_with(task, entered, values, borrowed)
                 else:
                     result = self.run_one(task, lease, interrupts)
@@ -321,13 +319,16 @@ class TaskExecutor:
             result = self.failed(error, task, name)
         return self.closing(task, result, borrowed) if borrowed else result
 
-    def _not_started(self, sequence: int, ends: list[Any]) -> None:
-        """The arguments of a task are not here; see zray.worker.produced."""
+    def _lacks_arguments(self, lease: ServedLease, task: list[Any], sequence: int) -> bool:
+        """Whether arguments that this worker was to make are not here; then the task is answered, and does not run."""
+        if take_arguments(lease, task):
+            return False
         with self.loop.lock:
             self.rt.marks[2] = sequence
-            ends.extend((sequence, NOT_PRODUCED))
+            lease.ends.extend((sequence, NOT_PRODUCED))
             self.queue.running = None
             self.events.not_run()
+        return True
 
     def _enter(self, lease: ServedLease) -> None:
         """The next task belongs to another lease than the last task."""

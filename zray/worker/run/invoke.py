@@ -52,10 +52,11 @@ def arguments(rt: CoreProcess, task: list[Any], register: Callable[[Any], None] 
     return serialization.load_args(payload, extra.get("slots", ()) if values else (), values, register)
 
 
-def inline_arguments(extra: dict[str, Any]) -> list[bytes] | None:
-    """The values of the arguments that are references, if none is in a store and ``extra`` has nothing else."""
+def inline_arguments(task: list[Any]) -> list[bytes] | None:
+    """The values of the arguments that are references, if the task has one return, and all arguments came with it."""
+    extra = task[EXTRA]
     values = extra.get("deps")
-    if not values or len(extra) != 2:  # "slots" and "deps"
+    if not values or len(extra) != 2 or task[RETURNS] != 1 or type(task[ARGS]) is not bytes:  # "slots" and "deps"
         return None
     for value in values:
         if type(value) is not bytes:

@@ -77,8 +77,25 @@ def format_stack(frame: FrameType) -> str:
     return "".join(stack.format())
 
 
+def of_user(frame: FrameType) -> list[FrameType]:
+    """The frames from this one outward to the outermost of the user's code, which the worker called; never empty."""
+    found: list[FrameType] = []
+    at: FrameType | None = frame
+    while at is not None and not at.f_code.co_filename.startswith(_WORKER):
+        found.append(at)
+        at = at.f_back
+    while len(found) > 1 and (is_ours(name := found[-1].f_code.co_filename) or name.startswith(_ASYNCIO)):
+        del found[-1]
+    return found
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a frame of this file is zray's own, or of what loads the user's code."""
+    return filename.startswith(_PACKAGE) or filename.endswith(_CLOUDPICKLE)
+
+
 def _is_ours(frame: Any) -> bool:
-    return bool(frame.filename.startswith(_PACKAGE) or frame.filename.endswith(_CLOUDPICKLE))
+    return is_ours(frame.filename)
 
 
 def passes(error: BaseException, package: str) -> bool:

@@ -12,7 +12,19 @@ if importlib.util.find_spec("click") is None:  # the core installs without it
     print("the zray command needs click: pip install 'zray[default]' (zray-node works without)", file=sys.stderr)
     sys.exit(1)
 
-from zray.cli import doctor, jobs, listing, metrics, nodes, programs, records, replaying, status, waiting  # noqa: F401
+from zray.cli import (  # noqa: F401
+    debugging,
+    doctor,
+    jobs,
+    listing,
+    metrics,
+    nodes,
+    programs,
+    records,
+    replaying,
+    status,
+    waiting,
+)
 from zray.cli.commands import main
 
 __all__ = ["main"]

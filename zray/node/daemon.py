@@ -28,6 +28,7 @@ from zray.base.addresses import is_loopback, is_wildcard
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.version import __version__
+from zray.debugging import places
 from zray.node.effects import EndJob, Kill, Spawn, Watch
 from zray.node.peers.cluster import routed
 from zray.node.processes import linux
@@ -463,6 +464,7 @@ class Daemon:
         for kind in "dw":  # the endpoint of a driver or worker is a file, which it may have had no time to remove
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self.session_dir, f"{kind}-{incarnation.hex()}.sock"))
+        places.forget_process(self.session_dir, incarnation.hex())
 
     def _last_output(self, effect: EndJob) -> None:
         self.lines.assign()

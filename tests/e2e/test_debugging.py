@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -326,6 +325,7 @@ def test_the_wait_after_an_error_has_a_limit_and_argument_errors_do_not_wait(fre
     assert nothing_waits() and ref_that_failed is not ref
 
 
+@pytest.mark.slow  # debugpy starts a process of its own
 def test_an_editor_attaches_with_debugpy(cluster):
     pytest.importorskip("debugpy")
     from tests.e2e.editor import Editor

@@ -19,8 +19,9 @@ from zray.base.plain_numbers import plain
 STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accepts
 # Variables of zray that are no settings.
 _OTHER_VARIABLES = frozenset((
-    "ADDRESS", "DEBUG", "DEBUG_POST_MORTEM", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOB_SUBMISSION_ID",
-    "JOIN", "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RECORD_BY", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+    "ADDRESS", "DEBUG", "DEBUG_POST_MORTEM", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS",
+    "JOB_SUBMISSION_ID", "JOIN", "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RECORD_BY",
+    "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
 _ADDRESS = re.compile(r"[^\s/]*:\d{1,5}")
 # how like a setting an unknown variable is: "node_timeout" is a slip, "log_level" belongs to
 # another program

@@ -5,15 +5,15 @@ debugpy asks for no password: each user of this machine can connect to that port
 
 from __future__ import annotations
 
-import contextlib
+import os
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from zray.base.addresses import LOOPBACK
 from zray.debugging import places
 from zray.debugging.places import Stop
 
-LOOPBACK = "127.0.0.1"
 _listening: dict[str, int] = {}  # "port": debugpy listens once a process
 
 
@@ -41,6 +41,7 @@ def stop_for_editor(frame: FrameType, session_dir: str, stop: Stop, announce: Ca
 
 
 def _debugpy() -> Any:
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # it warns of modules that no user debugs
     try:
         import debugpy
     except ImportError:
@@ -51,7 +52,6 @@ def _debugpy() -> Any:
 
 def _port(debugpy: Any) -> int:
     if "port" not in _listening:
-        with contextlib.suppress(AttributeError):  # of older versions: it warns about frozen modules on stderr
-            debugpy.configure(subProcess=False)
+        debugpy.configure(subProcess=False)
         _listening["port"] = debugpy.listen((LOOPBACK, 0))[1]
     return _listening["port"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from zray.base.os_linux import process_start, write_private
 
-FOLDER = "debug"
+STOPS_FOLDER = "debug"
 ID_BYTES = 3  # six digits to type; an id that is taken is drawn again
 
 BREAKPOINT, POST_MORTEM, DEBUGPY = "breakpoint", "post-mortem", "debugpy"
@@ -63,16 +63,16 @@ def new_id(session_dir: str) -> str:
 
 
 def record_path(session_dir: str, stop: str) -> str:
-    return os.path.join(session_dir, FOLDER, f"{stop}.json")
+    return os.path.join(session_dir, STOPS_FOLDER, f"{stop}.json")
 
 
 def socket_path(session_dir: str, stop: str) -> str:
-    return os.path.join(session_dir, FOLDER, f"{stop}.sock")
+    return os.path.join(session_dir, STOPS_FOLDER, f"{stop}.sock")
 
 
 def write(session_dir: str, stop: Stop) -> None:
     """Write or replace the record, in one step."""
-    os.makedirs(os.path.join(session_dir, FOLDER), mode=0o700, exist_ok=True)
+    os.makedirs(os.path.join(session_dir, STOPS_FOLDER), mode=0o700, exist_ok=True)
     write_private(record_path(session_dir, stop.id), json.dumps(asdict(stop)))
 
 
@@ -86,7 +86,7 @@ def stops(session_dir: str) -> list[Stop]:
     """The stops of this node's living processes, the first one first; removes those of processes that have ended."""
     found = []
     for name in _names(session_dir):
-        stop = _read(os.path.join(session_dir, FOLDER, name))
+        stop = _read(os.path.join(session_dir, STOPS_FOLDER, name))
         if stop is not None and stop.is_alive():
             found.append(stop)
         elif stop is not None:
@@ -97,14 +97,14 @@ def stops(session_dir: str) -> list[Stop]:
 def forget_process(session_dir: str, worker: str) -> None:
     """Remove the stops of a worker (the hex of its incarnation) that has ended."""
     for name in _names(session_dir):
-        stop = _read(os.path.join(session_dir, FOLDER, name))
+        stop = _read(os.path.join(session_dir, STOPS_FOLDER, name))
         if stop is not None and stop.worker == worker:
             remove(session_dir, stop.id)
 
 
 def _names(session_dir: str) -> list[str]:
     try:
-        return [name for name in os.listdir(os.path.join(session_dir, FOLDER)) if name.endswith(".json")]
+        return [name for name in os.listdir(os.path.join(session_dir, STOPS_FOLDER)) if name.endswith(".json")]
     except OSError:
         return []
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from zray.debugging import places
 from zray.debugging.places import Stop
-from zray.debugging.wire import Disconnected, Wire, peer_of
+from zray.debugging.wire import DebugLine, Disconnected, peer_of
 
 
 class CannotAttach(RuntimeError):
     """Nothing waits there; the message is one sentence."""
 
 
-def connect(session_dir: str, stop: Stop) -> Wire:
+def connect(session_dir: str, stop: Stop) -> DebugLine:
     """A connection with a stop of this machine; CannotAttach when it does not wait, or is of another user."""
     connection = socket.socket(socket.AF_UNIX)
     try:
@@ -29,13 +29,13 @@ def connect(session_dir: str, stop: Stop) -> Wire:
     if peer_of(connection)[1] != os.getuid():
         connection.close()
         raise CannotAttach(f"the process behind {stop.id} belongs to another user")
-    return Wire(connection)
+    return DebugLine(connection)
 
 
 class Terminal:
     """One attached terminal; :meth:`talk` returns when the debugger has left the task, or the user the debugger."""
 
-    def __init__(self, wire: Wire, stop: str):
+    def __init__(self, wire: DebugLine, stop: str):
         self._wire = wire
         self._stop = stop
         self._words: list[str] = []

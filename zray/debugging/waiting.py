@@ -20,7 +20,7 @@ from collections.abc import Callable
 from zray.base.os_linux import readable
 from zray.debugging import places
 from zray.debugging.places import Stop
-from zray.debugging.wire import Disconnected, Wire, peer_of
+from zray.debugging.wire import DebugLine, Disconnected, peer_of
 
 Words = Callable[[str, str, int, int], list[str]]  # completions of (text, line, begin, end)
 
@@ -44,7 +44,7 @@ class Desk:
         self._session_dir = session_dir
         self._announce = announce
         self._paused = paused
-        self._wire: Wire | None = None
+        self._wire: DebugLine | None = None
         self._unfinished = ""  # text after the last line end: it becomes the prompt
 
     # ------------------------------------------------------------ WAITING
@@ -62,20 +62,20 @@ class Desk:
         with socket.socket(socket.AF_UNIX) as listener:
             self.stop.attached = 0
             places.write(self._session_dir, self.stop)  # makes the folder
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            listener.bind(path)
             try:
-                os.chmod(path, 0o600)
-                listener.listen(1)  # nobody connects before
+                listener.bind(path + ".new")
+                os.chmod(path + ".new", 0o600)
+                listener.listen(1)
+                os.rename(path + ".new", path)  # now that it listens, others see it
                 self._announce(self.stop)
                 self._wire = self._accepted(listener)
             finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+                for name in (path, path + ".new"):
+                    with contextlib.suppress(OSError):
+                        os.unlink(name)
         places.write(self._session_dir, self.stop)
 
-    def _accepted(self, listener: socket.socket) -> Wire:
+    def _accepted(self, listener: socket.socket) -> DebugLine:
         while True:
             left = self.stop.until_s - time.time() if self.stop.until_s else None
             if (left is not None and left <= 0) or not readable(listener.fileno(), left):
@@ -84,7 +84,7 @@ class Desk:
             pid, uid = peer_of(connection)
             if uid == os.getuid():
                 self.stop.attached = pid
-                return Wire(connection)
+                return DebugLine(connection)
             connection.close()
 
     # ------------------------------------------------------------ ATTACHED: the stream of pdb

@@ -15,14 +15,14 @@ import socket
 import struct
 from typing import Any
 
-LINE_BYTES_MAX = 16 * 1024 * 1024  # a longer line is no answer of a person: the connection ends
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024  # a longer line is no answer of a person: the connection ends
 
 
 class Disconnected(Exception):
     """The other side has gone."""
 
 
-class Wire:
+class DebugLine:
     """One side of a connection."""
 
     def __init__(self, connection: socket.socket):
@@ -43,7 +43,7 @@ class Wire:
                 piece = self._socket.recv(1 << 16)
             except OSError as error:
                 raise Disconnected from error
-            if not piece or len(self._rest) > LINE_BYTES_MAX:
+            if not piece or len(self._rest) > MESSAGE_BYTES_MAX:
                 raise Disconnected
             self._rest += piece
         line, _, self._rest = self._rest.partition(b"\n")

@@ -84,18 +84,18 @@ def of_user(frame: FrameType) -> list[FrameType]:
     while at is not None and not at.f_code.co_filename.startswith(_WORKER):
         found.append(at)
         at = at.f_back
-    while len(found) > 1 and (is_ours(name := found[-1].f_code.co_filename) or name.startswith(_ASYNCIO)):
+    while len(found) > 1 and (is_own_file(name := found[-1].f_code.co_filename) or name.startswith(_ASYNCIO)):
         del found[-1]
     return found
 
 
-def is_ours(filename: str) -> bool:
-    """Whether a frame of this file is zray's own, or of what loads the user's code."""
-    return filename.startswith(_PACKAGE) or filename.endswith(_CLOUDPICKLE)
-
-
 def _is_ours(frame: Any) -> bool:
-    return is_ours(frame.filename)
+    return is_own_file(frame.filename)
+
+
+def is_own_file(filename: str) -> bool:
+    """Whether a file is of zray itself, or of what it pickles with."""
+    return filename.startswith(_PACKAGE) or filename.endswith(_CLOUDPICKLE)
 
 
 def passes(error: BaseException, package: str) -> bool:

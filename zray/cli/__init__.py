@@ -13,15 +13,20 @@ if importlib.util.find_spec("click") is None:  # the core installs without it
     sys.exit(1)
 
 from zray.cli import (  # noqa: F401
+    acting,
     debugging,
     doctor,
     jobs,
     listing,
+    logs,
+    memory,
     metrics,
     nodes,
+    profiling,
     programs,
     records,
     replaying,
+    stacks,
     status,
     waiting,
 )

@@ -352,9 +352,11 @@ class CoreMachine:
         self.shell.log_lines(message)
 
     def _on_why(self, peer: bytes, message: m.Why) -> None:
-        """A question of a process that waits for our object or for a task that is here; or of ``zray stack``."""
+        """A question of a process that waits for our object or for a task that is here; or of `zray stack`."""
         if message.what == stacks.ASK:
             self.send(peer, m.Because(message.request, self.shell.stacks()))
+        elif message.what.startswith(stacks.PROFILE):
+            self.shell.profile(message.what, lambda text: self.send(peer, m.Because(message.request, text)))
         else:
             self.send(peer, m.Because(message.request, "", self.reasons_for(message.what)))
 

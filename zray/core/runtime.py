@@ -164,6 +164,17 @@ class Runtime:
     def stacks(self) -> str:
         return stacks.text()
 
+    def profile(self, question: bytes, answer: Callable[[str], None]) -> None:
+        from zray.base import sampling  # few processes are ever profiled
+
+        def done(text: str) -> None:
+            with contextlib.suppress(RuntimeError), self.loop.lock:  # the process may end meanwhile
+                answer(text)
+                self.loop.kick()
+
+        if error := sampling.start(question, done):
+            answer(error)
+
     # ------------------------------------------------------------ calls of user code
 
     def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:

@@ -127,7 +127,7 @@ class Debugger(pdb.Pdb):
         stack, at = super().get_stack(frame, trace)
         if frames.show_all():
             return stack, at
-        shown = [entry for entry in stack if not frames.is_ours(entry[0].f_code.co_filename)]
+        shown = [entry for entry in stack if not frames.is_own_file(entry[0].f_code.co_filename)]
         if not shown:
             return stack, at
         place = next((index for index, entry in enumerate(shown) if entry[0] is stack[at][0]), len(shown) - 1)
@@ -179,5 +179,5 @@ def _is_suspended(frame: FrameType) -> bool:
 
 def last_place(error: BaseException) -> tuple[str, int, str]:
     """(file, line, function) of the user's last frame that an error passed."""
-    found = [entry for entry in traceback.extract_tb(error.__traceback__) if not frames.is_ours(entry.filename)]
+    found = [entry for entry in traceback.extract_tb(error.__traceback__) if not frames.is_own_file(entry.filename)]
     return (found[-1].filename, found[-1].lineno or 0, found[-1].name) if found else ("", 0, "")

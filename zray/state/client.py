@@ -113,6 +113,10 @@ class StateClient:
             self.missing.append(f"the processes {', '.join(found['silent'])} did not answer")
         return found
 
+    def extend(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Take so long from now on: for a client that goes on to ask."""
+        self._deadline = time.monotonic() + timeout_s
+
     # ------------------------------------------------------------ rows
 
     def rows(self, kind: RowKind, args: dict[str, Any]) -> list[dict[str, Any]]:
@@ -192,7 +196,7 @@ class StateClient:
             else:
                 time.sleep(look_s)
             if follow:
-                self._deadline = time.monotonic() + DEFAULT_TIMEOUT_S
+                self.extend()
             elif found["offset"] >= found["size"]:
                 return
             found = self.ask("logs", on=on, file=name, offset=found["offset"])

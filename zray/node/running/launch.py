@@ -304,7 +304,7 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
                                   "nor @FILE with one, nor the host:port of a node")
         named = sessions.read(address)
         if named is None or not named.alive():
-            raise ConnectionError(f"no zray node of this user runs in {address!r}")
+            raise ConnectionError(sessions.why_none(address))
         found = named
     return NodeHandle(_serving(found), child=False)
 

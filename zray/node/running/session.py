@@ -245,6 +245,30 @@ def read(session_dir: str) -> NodeSession | None:
         return None
 
 
+def why_none(path: str) -> str:
+    """Why no node that we may ask runs in a directory, in one sentence."""
+    try:
+        found = os.stat(path)
+        names = set(os.listdir(path)) if found.st_uid == os.getuid() else set()
+    except OSError as error:
+        return f"the session directory {path!r} cannot be read: {error.strerror}"
+    if found.st_uid != os.getuid():
+        return (f"the session in {path!r} belongs to another user (uid {found.st_uid}, you are {os.getuid()}): only "
+                "that user can ask its node")
+    session = read(path)
+    if session is not None and not session.alive():
+        return (f"no zray node of this user runs in {path!r}: its process {session.pid} has ended without cleaning up "
+                f"(its logs: zray logs --address {path})")
+    if names == {LOGS}:
+        return (f"no zray node of this user runs in {path!r}: that session has ended, and only its logs are left "
+                f"(zray logs --address {path})")
+    if LOGS in names:
+        wrong = "its node.json cannot be read" if "node.json" in names else "it has no node.json"
+        return (f"no zray node of this user runs in {path!r} as far as can be seen: {wrong}, so a node is just "
+                "starting there, or it ended before it was up; try again, or see logs/node.log in it")
+    return f"no zray node of this user runs in {path!r}: that is no session directory"
+
+
 def live_sessions() -> list[NodeSession]:
     """This user's running sessions, newest first."""
     found = []

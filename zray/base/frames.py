@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -75,6 +76,16 @@ def format_stack(frame: FrameType) -> str:
         if any(entry.filename != threading.__file__ for entry in kept):
             stack[:] = kept
     return "".join(stack.format())
+
+
+def levels_to_user() -> int:
+    """The ``stacklevel`` with which a warning of the caller names the nearest line of the user."""
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_own_file(frame.f_code.co_filename):
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 def of_user(frame: FrameType) -> list[FrameType]:

@@ -387,8 +387,7 @@ def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
         if actor.state != "ALIVE" and actor.worker:
             return {"cause": int(Cause.CONSTRUCTING), "detail": f"pid {actor.pid}", "state": actor.state}
         cause = actor.cause.get("cause", Cause.READY if actor.state == "ALIVE" else Cause.ACTOR_PENDING)
-        return {"cause": int(cause), "detail": actor.cause.get("detail") or actor.cause.get("reason", ""),
-                "state": actor.state}
+        return {"cause": int(cause), "detail": _detail(actor), "state": actor.state}
     key = args.get("key")
     if not isinstance(key, int):
         return {"error": "explain takes a key or an actor"}
@@ -399,6 +398,16 @@ def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
         return {"cause": int(cause), "detail": limit or f"{len(waiting)} granted, their workers are not up yet"}
     cause, detail = viewed.scheduler.explain(peer, key)
     return {"cause": int(cause), "detail": detail}
+
+
+def _detail(actor: Any) -> str:
+    """Why an actor is not up, and how often it was restarted: one that crashes at each call looks alive in between."""
+    said = [actor.cause.get("detail", ""), actor.cause.get("reason", "")]
+    if actor.cause.get("signal"):
+        said.append(f"signal {actor.cause['signal']}")
+    if actor.life:
+        said.append(f"{actor.life} restarts so far")
+    return "; ".join(dict.fromkeys(filter(None, said)))
 
 
 def _received(viewed: Viewed, peer: bytes, args: dict) -> dict:

@@ -15,7 +15,7 @@ def search(table: np.ndarray) -> None:
         started = time.perf_counter()
 
         @ray.remote
-        def lookup(index: int) -> float:
+        def lookup(index: int, low: int = low) -> float:
             return float(table[low + index])
 
         found = ray.get([lookup.remote(index) for index in range(8)])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import zray as ray
 from staging import run
+
+import zray as ray
 
 LINES = 2000
 

@@ -26,7 +26,7 @@ COMMANDS_MAX = 5
 CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
     "deadlock": {"explain": ("a deadlock", r"Stock\.reserve\(\)", r"Orders\.place\(\)")},
     "starving": {"status": ("3 x report", "license"), "explain": ("license: 1", r"in use by Viewer \(1\)")},
-    "slow_task": {"list tasks --filter state=RUNNING": ("parse",), "stack": (r"slow_task\.py", "in parse", "partition")},
+    "slow_task": {"list tasks --filter state=RUNNING": ("parse",), "stack": (r"slow_task\.py", "in parse", "field")},
     "leak": {"status": ("object store",), "memory": (r"\d\d +(\d+ +)?actor statistics +\d+ +local refer",)},
     "closure": {"": (r"closure\.py:\d+: UserWarning", "'search.<locals>.lookup' is 15.3 MiB",
                      "closure variable 'table' is 15.3 MiB")},
@@ -45,7 +45,8 @@ QUICK = ("deadlock",)
 @contextlib.contextmanager
 def staged(name: str, output: Path) -> Iterator[subprocess.Popen[str]]:
     """The program runs; afterwards nothing of it does."""
-    from zray.node.running.session import live_sessions
+    from zray.node.running.session import base_dirs, live_sessions
+    from zray.store.node import reaper
 
     with output.open("w") as file:
         program = subprocess.Popen([sys.executable, f"{name}.py", "--seconds", str(SECONDS)], cwd=STAGES, stdout=file,
@@ -56,6 +57,8 @@ def staged(name: str, output: Path) -> Iterator[subprocess.Popen[str]]:
         program.kill()
         program.wait()
         until(lambda: not live_sessions(), "its nodes end with it")
+        for base in base_dirs():  # the next node that starts removes the folder of one that was killed
+            reaper.sweep(base)
 
 
 def answer(command: str, output: Path) -> str:

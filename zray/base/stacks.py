@@ -71,5 +71,13 @@ def _awaits(task: Any) -> str:
             source = linecache.getline(path, number, frame.f_globals).strip()
             lines.append(f'  File "{path}", line {number}, in {frame.f_code.co_name}\n' + (
                 f"    {source}\n" if source else ""))
-        at = next(filter(None, (getattr(at, name, None) for name in ("cr_await", "gi_yieldfrom", "ag_await"))), None)
+        below = (getattr(at, name, None) for name in ("cr_await", "gi_yieldfrom", "ag_await"))
+        at = next(filter(None, below), None) or _stepped(frame)
     return f"coroutine {task.get_name()}:\n{''.join(lines)}" if lines else ""
+
+
+def _stepped(frame: FrameType | None) -> Any:
+    """The coroutine that zray.base.stepping drives: of a call of an async actor."""
+    if frame is not None and frame.f_code.co_name == "stepping" and is_own_file(frame.f_code.co_filename):
+        return frame.f_locals.get("coroutine")
+    return None

@@ -25,7 +25,7 @@ from zray.wire.messages import CancelObject, KillActor
 
 KILLED_BY = "it was killed by `zray kill`"
 SEEN_S = 10.0  # how long to wait until the end of what was killed or cancelled is known
-END_LOOK_S = 0.1
+ACTION_LOOK_S = 0.1
 Row = dict[str, Any]
 
 
@@ -176,4 +176,4 @@ def _await(done: Callable[[], bool], otherwise: str) -> None:
     while not done():
         if time.monotonic() > until:
             raise click.ClickException(otherwise)
-        time.sleep(END_LOOK_S)
+        time.sleep(ACTION_LOOK_S)

@@ -41,11 +41,11 @@ def tasks(scene: Scene) -> list[Column]:
 
     return [
         Column("TASK", lambda row: short_task(row["task_id"])),
-        Column("FUNCTION", _text("name"), 0, 20),
-        Column("COUNT", lambda row: f"{row['count']:,}" if (row["count"] or 1) > 1 else "", 0, 0, True),
+        Column("FUNCTION", _text("name"), 0, 12),
+        Column("COUNT", lambda row: f"{row['count']:,}" if (row["count"] or 1) > 1 else "", 5, 0, True),
         Column("TRY", lambda row: str(row["attempt_number"] + 1) if row["attempt_number"] else "", 3, 0, True),
         Column("STATE", lambda row: STATES.get(row["state"], row["state"]), 0),
-        Column("AGE", lambda row: duration(took(row, scene.now_s)), 0, 0, True),
+        Column("AGE", lambda row: duration(took(row, scene.now_s)), 1, 0, True),
         Column("PID", lambda row: str(row["worker_pid"] or ""), 2, 0, True),
         Column("WHY", why, 4, 14),
         Column("ACTOR", lambda row: short_actor(row["actor_id"] or ""), 6),

@@ -161,7 +161,8 @@ class KeptLogs:
 
 def functions_in(data: bytes) -> set[str]:
     """The names in the marks of a log."""
-    return {line[len(MARK_BYTES):].decode(errors="replace") for line in data.split(b"\n") if line.startswith(MARK_BYTES)}
+    marks = (line for line in data.split(b"\n") if line.startswith(MARK_BYTES))
+    return {mark[len(MARK_BYTES):].decode(errors="replace") for mark in marks}
 
 
 def only_of(data: bytes, function: str, is_its: bool) -> tuple[bytes, bool]:

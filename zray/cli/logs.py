@@ -33,7 +33,7 @@ STREAMS = ("out", "err")
 @click.option("--node", default="", metavar="ID|NAME", help="files of this node only; alone: the node's own log")
 @click.option("--stream", type=click.Choice(STREAMS), default=None, help="only standard output or error")
 @click.option("--tail", type=click.IntRange(min=0), default=100, show_default=True, help="lines of each file")
-@click.option("--follow", "-F", is_flag=True, help="also what is written from now on, until Ctrl-C")
+@click.option("--follow", "-f", is_flag=True, help="also what is written from now on, until Ctrl-C")
 @with_address
 @with_format
 def logs(wanted: str | None, actor: str, task: str, worker: str, node: str, stream: str | None, tail: int,
@@ -142,7 +142,7 @@ class _Printer:
         self._several = False
 
     def run(self, files: list[KeptFile], tail: int, follow: bool) -> None:
-        self._several = len(files) > 1
+        self._several = len([file for file in files if file.size or follow]) > 1
         ends = {file: self._tail(file, tail) for file in files}
         if not follow:
             return

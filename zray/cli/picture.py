@@ -16,7 +16,7 @@ from zray.cli.finding import short_task
 from zray.cli.gathering import pids_here, rows
 from zray.cli.live import RUNNING_STATES, TaskGroup, Unfinished, grouped, reason_of, took
 from zray.cli.tables import Column, folded, table
-from zray.cli.text import duration, of_bytes, plural, safe
+from zray.cli.text import cut, duration, of_bytes, plural, safe
 from zray.cli.usage import Usage, Usages
 from zray.state.attempts import ENDED
 from zray.state.client import StateClient
@@ -24,6 +24,7 @@ from zray.state.client import StateClient
 FAILURES_MAX = 3  # that are named
 FUNCTIONS_MAX = 20  # of running or waiting functions in `zray status`
 QUEUES_MAX = 5
+NAME_COLUMNS_MAX = 40
 Row = dict[str, Any]
 
 
@@ -128,7 +129,8 @@ def lines(picture: Picture, width: int) -> list[str]:
              *queue_lines(picture, width, QUEUES_MAX), *failure_lines(picture, width), "",
              *node_lines(picture, width), *resource_lines(picture, width), *control_store_lines(picture, width)]
     found += [line for text in picture.missing for line in folded(f"not everything is shown: {text}", width, "  ")]
-    return [*found, *(folded(f"session {picture.where}", width, "  ") if picture.where else [])]
+    found += folded(f"session {picture.where}", width, "  ") if picture.where else []
+    return [cut(line, width) for line in found]
 
 
 def running_lines(picture: Picture, width: int, most: int) -> list[str]:
@@ -152,7 +154,7 @@ def waiting_lines(picture: Picture, width: int, most: int) -> list[str]:
     found = [f"waits: {plural(sum(group.count for group in groups), 'task')}"]
     for group in groups[:most]:
         since = f", {duration(group.longest_s)}" if group.longest_s is not None else ""
-        found += folded(f"  {group.count:,} x {safe(group.name)} ({short_task(group.example)}{since}): "
+        found += folded(f"  {group.count:,} x {named(group.name)} ({short_task(group.example)}{since}): "
                         f"{safe(group.why)}", width, "    ")
     return found + _more(len(groups), most, "function")
 
@@ -177,9 +179,14 @@ def failure_lines(picture: Picture, width: int) -> list[str]:
     for row in failed[:FAILURES_MAX]:
         ago = f", {duration(picture.now_s - row['end_time_ms'] / 1000)} ago" if row["end_time_ms"] else ""
         last = (row["error_message"] or "").strip().rpartition("\n")[2]
-        found += folded(f"  {safe(row['name'])} ({short_task(row['task_id'])}{ago}): "
+        found += folded(f"  {named(row['name'])} ({short_task(row['task_id'])}{ago}): "
                         f"{safe(last or row['error_type'] or 'failed')}", width, "    ")
     return found + _more(len(failed), FAILURES_MAX, "attempt")
+
+
+def named(name: str) -> str:
+    """A name in a sentence."""
+    return cut(safe(name), NAME_COLUMNS_MAX)
 
 
 def _more(count: int, most: int, noun: str) -> list[str]:
@@ -253,13 +260,15 @@ def _spans(numbers: list[int]) -> str:
 def screen(picture: Picture, width: int, height: int) -> list[str]:
     """As much as a window holds: what runs, what waits, queues, then workers by their CPU."""
     ended = sum(row["state"] in ENDED for row in picture.tasks)
-    head = folded(f"zray top  {picture.where}", width)[:1]
+    head = [cut(f"zray top  {picture.where}", width)]
     head += resource_lines(picture, width)
     head.append(f"{plural(sum(row['Alive'] for row in picture.nodes), 'node')}, "
                 f"{plural(len(picture.actors), 'actor')}, {ended:,} ended tasks are kept")
     most = max(2, (height - len(head) - 4) // 4)
     body = [*running_lines(picture, width, most), *waiting_lines(picture, width, most)[:2 * most],
             *queue_lines(picture, width, most), *failure_lines(picture, width)[:3]]
+    room = max(4, (height - len(head) - 2) * 2 // 3)  # the rest is for workers
+    body = body if len(body) <= room else [*body[:room - 1], "..."]
 
     def load(row: Row) -> tuple[float, float]:
         usage = picture.usage.get(row["pid"])
@@ -267,6 +276,6 @@ def screen(picture: Picture, width: int, height: int) -> list[str]:
 
     busy = sorted(picture.workers, key=load)
     workers = table(columns_module.workers(picture.scene), busy, width) if busy else []
-    found = [*head, "", *body, "", *workers]
+    found = [cut(line, width) for line in (*head, "", *body, "", *workers)]
     return found if len(found) <= height else [*found[:max(1, height - 1)], "..."]
 

@@ -28,7 +28,7 @@ SUFFIXES = {"flame": ".svg", "speedscope": ".speedscope.json", "folded": ".folde
 
 @main.command()
 @click.argument("wanted", metavar="PID|ID|NAME")
-@click.option("--seconds", type=click.FloatRange(min=0, max=SECONDS_MAX, min_open=True), default=5.0,
+@click.option("--seconds", type=click.FloatRange(min=0, max=SECONDS_MAX, min_open=True), default=5.0, metavar="N",
               show_default=True)
 @click.option("--rate", type=click.FloatRange(min=0, max=RATE_MAX_HZ, min_open=True), default=100.0,
               show_default=True, metavar="HZ", help="samples a second")

@@ -15,6 +15,7 @@ from zray.cli.text import of_bytes, safe
 FORMATS = ("default", "table", "json", "yaml")
 PLAIN_WIDTH = 80  # where the output is no terminal, unless COLUMNS says otherwise
 LEAST_WIDTH = 20
+_YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
 def width_now(wide: bool = False) -> int:
@@ -57,8 +58,9 @@ def _yaml(value: Any, indent: str = "") -> list[str]:
 
 
 def _key(key: Any) -> str:
+    """Quoted unless YAML surely reads it as text: not a number, and none of its words for true, false and null."""
     text = str(key)
-    return text if text.replace("_", "a").isalnum() and text.isascii() else json.dumps(text)
+    return text if text.isascii() and text.isidentifier() and text.lower() not in _YAML_WORDS else json.dumps(text)
 
 
 def cell(value: Any) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zray.cli.text import cut, padded, safe, width_of
+from zray.cli.text import cut, padded, prefix, safe, width_of
 
 GAP = 2
+LEAST = 4  # to which a column shrinks that may, before lines are cut
 WIDE = 100_000  # a width that cuts nothing
 Row = Any
 
@@ -46,16 +47,17 @@ def _shrunk(kept: Sequence[Column], natural: dict[Column, int], width: int) -> d
     """The widths of the columns; None when one of them must go."""
     widths = {column: natural[column] for column in kept}
     over = sum(widths.values()) + GAP * (len(kept) - 1) - width
-    elastic = [column for column in kept if column.least]
-    spare = sum(max(0, widths[column] - column.least) for column in elastic)
-    if over > spare:
+    least = {column: min(widths[column], column.least) for column in kept if column.least}
+    if over > sum(widths[column] - least[column] for column in least):
         if any(column.rank for column in kept):
             return None
-        elastic = []  # the lines are cut
-    while over > 0 and elastic:
-        widest = max(elastic, key=lambda column: widths[column] - column.least)
-        others = [widths[column] for column in elastic if column is not widest]
-        step = max(1, min(over, widths[widest] - max([widest.least, *others])))
+        least = {column: min(widths[column], LEAST) for column in least}
+    while over > 0 and least:
+        widest = max(least, key=lambda column: widths[column] - least[column])
+        if widths[widest] <= least[widest]:
+            break  # the lines are cut
+        others = [widths[column] for column in least if column is not widest]
+        step = max(1, min(over, widths[widest] - max([least[widest], *others])))
         widths[widest] -= step
         over -= step
     return widths
@@ -92,14 +94,13 @@ def folded(text: str, width: int, indent: str = "") -> list[str]:
     """The text in lines of at most ``width``, broken at blanks where there are any; later lines are indented."""
     lines: list[str] = []
     for part in text.split("\n"):
-        begin = part[:len(part) - len(part.lstrip(" "))]
+        lead = part[:len(part) - len(part.lstrip(" "))]
+        below = lead + indent if len(lead + indent) < width // 2 else ""
         while width_of(part) > width:
-            room = cut(part, width + 1).removesuffix("…")
-            at = room.rfind(" ", len(begin) + len(indent) + 1)
-            piece = room[:at] if at > 0 else room
+            start = len(part) - len(part.lstrip(" "))
+            at = prefix(part, width + 1).rfind(" ", start + 1)
+            piece = part[:at] if at > 0 else prefix(part, width) or part[:1]
             lines.append(piece.rstrip())
-            part = begin + indent + part[len(piece):].lstrip(" ")
-            if len(begin) + len(indent) + 1 >= width:
-                begin = indent = ""
+            part = below + part[len(piece):].lstrip(" ")
         lines.append(part)
-    return lines or [""]
+    return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 ELLIPSIS = "…"
 NAME_CHARACTERS_MAX = 1000  # of one text before it is cut: a name may have 10 kB
@@ -46,7 +46,19 @@ def cut(text: str, width: int) -> str:
     """The text, cut with an ellipsis if it is wider than ``width``."""
     if width_of(text) <= width:
         return text
-    return set_cell_size(text, max(0, width - 1)).rstrip() + ELLIPSIS if width > 0 else ""
+    return prefix(text, width - 1).rstrip() + ELLIPSIS if width > 0 else ""
+
+
+def prefix(text: str, width: int) -> str:
+    """The longest beginning of the text that takes at most ``width`` columns."""
+    if text.isascii():
+        return text[:max(0, width)]
+    used = 0
+    for position, one in enumerate(text):
+        used += cell_len(one)
+        if used > width:
+            return text[:position]
+    return text
 
 
 def padded(text: str, width: int, right: bool = False) -> str:

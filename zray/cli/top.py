@@ -21,6 +21,7 @@ from zray.cli.usage import Usages
 
 QUIT = frozenset(b"qQ\x03\x04\x1b")  # also Escape, and Ctrl-C and Ctrl-D where they come as bytes
 ALL_LINES = 10_000
+RESIZE_LOOK_S = 0.2
 
 
 def is_possible() -> bool:
@@ -35,13 +36,22 @@ def whole(picture: Picture, width: int) -> list[str]:
 
 def watch(address: str, interval_s: float) -> None:
     """Draw until a key of QUIT comes, or Ctrl-C, or the session ends."""
+    address = chosen(address)  # once: a session that is newer by then is not meant
+    try:
+        ended = _watch(address, interval_s)
+    except KeyboardInterrupt:
+        return
+    if ended:
+        raise click.ClickException(ended)
+
+
+def _watch(address: str, interval_s: float) -> str:
+    """Why it ended; '' for a key."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    address = chosen(address)  # once: a session that is newer by then is not meant
     usages = Usages()
-    ended = ""
     with asking(address) as client:
         where = described_at(client)
         picture = take(client, usages, where)
@@ -52,15 +62,12 @@ def watch(address: str, interval_s: float) -> None:
 
             draw()
             if _quits(interval_s, draw):
-                break
+                return ""
             try:
                 with asking(address) as client:
                     picture = take(client, usages, where)
             except click.ClickException as error:
-                ended = error.message
-                break
-    if ended:
-        raise click.ClickException(ended)
+                return error.message
 
 
 def drawn(picture: Picture) -> list[str]:
@@ -71,17 +78,14 @@ def drawn(picture: Picture) -> list[str]:
 def _quits(seconds: float, resized: Callable[[], None]) -> bool:
     """Wait for a key; redraw when the window has another size."""
     until, size = time.monotonic() + seconds, shutil.get_terminal_size()
-    try:
-        while (left := until - time.monotonic()) > 0:
-            if select.select([sys.stdin], [], [], min(left, 0.2))[0]:
-                keys = os.read(sys.stdin.fileno(), 64)
-                if not keys or QUIT & set(keys):
-                    return True
-            if (now := shutil.get_terminal_size()) != size:
-                size = now
-                resized()
-    except KeyboardInterrupt:
-        return True
+    while (left := until - time.monotonic()) > 0:
+        if select.select([sys.stdin], [], [], min(left, RESIZE_LOOK_S))[0]:
+            keys = os.read(sys.stdin.fileno(), 64)
+            if not keys or QUIT & set(keys):
+                return True
+        if (now := shutil.get_terminal_size()) != size:
+            size = now
+            resized()
     return False
 
 

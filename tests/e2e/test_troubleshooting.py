@@ -27,17 +27,19 @@ CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
     "deadlock": {"explain": ("a deadlock", r"Stock\.reserve\(\)", r"Orders\.place\(\)")},
     "starving": {"status": ("3 x report", "license"), "explain": ("license: 1", r"in use by Viewer \(1\)")},
     "slow_task": {"list tasks --filter state=RUNNING": ("parse",), "stack": (r"slow_task\.py", "in parse", "field")},
-    "leak": {"status": ("object store",), "memory": (r"\d\d +(\d+ +)?actor statistics +\d+ +local refer",)},
+    "leak": {"status": (r"object store: [2-9]\d\.\d MiB",),
+             "memory": (r"[2-9]\d\.\d MiB .*actor statistics +\d+ +local refer",)},
     "closure": {"": (r"closure\.py:\d+: UserWarning", "'search.<locals>.lookup' is 15.3 MiB",
                      "closure variable 'table' is 15.3 MiB")},
     "hot_actor": {"status": (r"count +8 .*in get", r"totals +Totals +Totals\.add"), "explain": (r"Totals\.add\(\)",)},
-    "full_store": {"status": ("room", "object store: 9"), "memory": ("driver +.* +pinned in memory",)},
+    "full_store": {"status": ("room", "object store: 9"), "memory": (r"1\d\d MiB .*driver +\d+ +pinned in memory",)},
     "crash_loop": {"status": ("SIGSEGV", "RESTARTING|restarting|attempts"), "list actors": (r"scorer +Scorer.* \d+ ",),
                    "why scorer": (r"\d+ restarts so far",),
                    "logs --actor scorer": (r"crash_loop\.py., line \d+ in score", "100%n")},
     "blocked_loop": {"status": (r"Gateway\.request +100",),
                      "stack": (r"blocked_loop\.py., line \d+, in fetch", r"time\.sleep\(1\.0\)", "99 more")},
-    "lost_node": {"status": ("dead +scanner-host", "no node has the resources"), "explain": ("scanner: 1",)},
+    "lost_node": {"status": ("dead +scanner-host", "no node has the resources"),
+                  "explain": ("the node scanner-host had it, and is gone",)},
 }
 QUICK = ("deadlock",)
 

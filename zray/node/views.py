@@ -232,7 +232,19 @@ def _waiting(viewed: Viewed) -> list[dict[str, Any]]:
     for row in rows:
         if not row["actor"] and (known := declared.get((row["owner"], row["key"]))) is not None:
             row["name"] = known.name
+        if row["cause"] == Cause.INFEASIBLE:
+            row["detail"] += _lost(viewed, row["demand"])
     return rows
+
+
+def _lost(viewed: Viewed, demand: dict[str, float]) -> str:
+    """Names a node that had these resources and has ended."""
+    for node, row in viewed.cluster.last_rows.items():
+        had = amounts(row["total"])
+        if all(had.get(name, 0) >= amount for name, amount in demand.items()):
+            name = row["shown"].get("NodeName") or viewed.cluster.node_id(node)[:8]
+            return f"; the node {name} had it, and is gone: {viewed.context.ends.nodes.get(node, 'it has ended')}"
+    return ""
 
 
 def _queued(viewed: Viewed) -> list[dict[str, Any]]:

@@ -16,6 +16,17 @@ from tests.e2e.scripts import environment
 from tests.e2e.target import ray, until
 
 
+def answer(*command: str, code: int | None = 0) -> str:
+    """What a command of zray prints, run in this process; ``code`` is its exit code, None for any."""
+    from click.testing import CliRunner
+
+    from zray.cli import main
+
+    done = CliRunner().invoke(main, command)
+    assert code in (None, done.exit_code), done.output
+    return done.output
+
+
 def session_dir() -> str:
     return ray.get_runtime_context().get_temp_dir()
 

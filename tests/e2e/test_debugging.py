@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from tests.e2e.debugged import Typist, attached, one_stop, session_dir, stops
+from tests.e2e.debugged import Typist, answer, attached, one_stop, session_dir, stops
 from tests.e2e.nodes import ended
-from tests.e2e.scripts import environment, zray
+from tests.e2e.scripts import environment
 from tests.e2e.target import exceptions, ray, until, waits_because
 
 pytestmark = pytest.mark.zray_only
@@ -67,7 +67,7 @@ def test_a_whole_session_in_a_terminal(session_root, tmp_path):
     line = next(line for line in driver.stdout if "zray debug" in line)
     assert f"step() waits at a breakpoint, {script}:6" in line
     stop = line.split()[-1]
-    assert stop in zray("debug", "--list") and f'"id": "{stop}"' in zray("debug", "--format", "json")
+    assert stop in answer("debug", "--list") and f'"id": "{stop}"' in answer("debug", "--format", "json")
     terminal = Typist("debug")  # the only one: no id is needed
     terminal.wait(f"({stop}) ")
     terminal.type("p tot\t\n")
@@ -83,8 +83,8 @@ def test_a_whole_session_in_a_terminal(session_root, tmp_path):
     again.type("c\n")
     assert "The task runs on." in again.end()
     assert "result 42" in driver.stdout.read() and driver.wait(30) == 0
-    assert "nothing waits for a debugger" in zray("debug")
-    assert "these wait: none" in zray("debug", stop, code=1)
+    assert "nothing waits for a debugger" in answer("debug")
+    assert "these wait: none" in answer("debug", stop, code=1)
     driver.stdout.close()
 
 
@@ -173,12 +173,14 @@ def test_quit_ends_the_task_and_says_so(cluster):
 
 
 def test_explanations_and_lists_say_that_a_task_waits_in_the_debugger(cluster):
-    from zray.util.state import get_task
+    from zray.util.state import get_task, list_workers
 
     ref = doubled.remote(1)
     stop = one_stop(name="doubled")
     waits_because(ref, f"it has stopped for the debugger (attach with: zray debug {stop.id}")
     assert get_task(ref).is_debugger_paused
+    paused = [row.pid for row in list_workers(detail=True) if row.num_paused_threads]
+    assert paused == [stop.pid]
     with attached(stop) as terminal:
         waits_because(ref, f"zray debug {stop.id}")
         terminal.say("continue")
@@ -190,8 +192,8 @@ def test_a_terminal_that_goes_leaves_the_task_waiting_where_it_is(cluster):
     stop = one_stop(name="doubled")
     with attached(stop) as terminal:
         (taken,) = stops()
-        assert taken.attached == os.getpid() and f"attached to pid {os.getpid()}" in zray("debug", "--list")
-        assert "a terminal is attached" in zray("debug", stop.id, code=1)
+        assert taken.attached == os.getpid() and f"attached to pid {os.getpid()}" in answer("debug", "--list")
+        assert "a terminal is attached" in answer("debug", stop.id, code=1)
         terminal.say("next")
     again = one_stop(id=stop.id)
     assert again.line == stop.line + 2 and again.attached == 0
@@ -325,18 +327,44 @@ def test_the_wait_after_an_error_has_a_limit_and_argument_errors_do_not_wait(fre
     assert nothing_waits() and ref_that_failed is not ref
 
 
-@pytest.mark.slow  # debugpy starts a process of its own
+@pytest.mark.slow  # debugpy reads the metadata of all installed packages, and starts a process
+@pytest.mark.timeout(300)
 def test_an_editor_attaches_with_debugpy(cluster):
     pytest.importorskip("debugpy")
     from tests.e2e.editor import Editor
+    from zray.util.state import list_workers
 
     ref = doubled.options(runtime_env={"env_vars": {"RAY_DEBUG": "1"}}).remote(1)
-    stop = until(lambda: next((each for each in stops() if each.kind == "debugpy"), None), "it listens")
-    assert f"127.0.0.1:{stop.port}" in zray("debug", "--list")
-    assert f"attach an editor to 127.0.0.1:{stop.port}" in zray("debug", stop.id, code=1)
+    stop = until(lambda: next((each for each in stops() if each.kind == "debugpy"), None), "it listens", 120)
+    assert f"127.0.0.1:{stop.port}" in answer("debug", "--list")
+    assert f"attach an editor to 127.0.0.1:{stop.port}" in answer("debug", stop.id, code=1)
+    assert [row.debugger_port for row in list_workers(detail=True) if row.pid == stop.pid] == [stop.port]
     editor = Editor(stop.port)
     name, line = editor.stopped()
     assert name == "doubled" and line >= stop.line
     editor.run_on()
     assert ray.get(ref) == 4
     until(nothing_waits, "the record is gone")
+
+
+@pytest.mark.slow
+def test_stops_of_all_nodes_are_listed_and_one_of_another_machine_says_where(grow, monkeypatch):
+    from zray.node.running import session
+
+    ray.shutdown()  # of the tests before this one
+    cluster = grow({"num_cpus": 1}, {"num_cpus": 1, "resources": {"far": 1}})
+    head, far = cluster.list_all_nodes()
+    ref = doubled.options(resources={"far": 1}).remote(1)
+    stop = one_stop(far.session_dir, name="doubled")
+    live = session.live_sessions()
+
+    def run(*arguments: str) -> str:
+        return answer("debug", *arguments, "--address", head.session_dir, code=None)
+
+    assert stop.id in run("--list") and f" on {stop.host}" not in run("--list")
+    monkeypatch.setattr(session, "live_sessions", lambda: [one for one in live if one.session_dir == head.session_dir])
+    assert f"pid {stop.pid} on {stop.host}" in run("--list")  # as if the node were on a machine of its own
+    assert f"ssh -t {stop.host} zray debug {stop.id}" in run(stop.id)
+    with attached(stop, far.session_dir) as terminal:
+        terminal.say("continue")
+    assert ray.get(ref) == 4

@@ -101,7 +101,7 @@ class MachineNode:
             config=Config(**{"memory_monitor_s": 0.0, **settings}), keep=cpus, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
-                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles(),
+                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, stops=list, checkpoints=MemoryFiles(),
                 read_memory=lambda: [self.memory], memory_of=lambda pid: self.held.get(pid, 0)))
         self.machine.start(self.now)
         self.take()

@@ -84,7 +84,7 @@ class GroupClusterNode:
             scheduler=LocalScheduler(total, node=self.me), config=Config(), keep=1, ports=NodePorts(
                 ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
-                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles(),
+                free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, stops=list, checkpoints=MemoryFiles(),
                 read_memory=lambda: [Reading(0, 1 << 30, "a test")], memory_of=lambda pid: 0))
         groups = self.machine.groups
         groups.ports = changed(groups.ports, cluster_view=self.view, node_id=bytes.hex)

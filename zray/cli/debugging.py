@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -15,8 +16,9 @@ from zray.debugging import places
 from zray.debugging.places import Stop
 from zray.debugging.terminal import CannotAttach, Terminal, connect
 from zray.node.running import launch, session as sessions
+from zray.node.running.ask import NodeClient
 
-Found = list[tuple[str, Stop]]  # with the session's folder
+Found = list[tuple[str, Stop]]  # with the session's folder; "" for one on another machine
 
 
 @main.command()
@@ -59,7 +61,22 @@ def _stops(address: str) -> Found:
         live = [each for each in live if each.session_dir == chosen.session_dir
                 or (chosen.cluster and each.cluster == chosen.cluster)] or [chosen]
     found = [(each.session_dir, stop) for each in live for stop in places.stops(each.session_dir)]
+    here = {stop.id for _, stop in found}
+    found += [("", stop) for stop in _elsewhere(live) if stop.id not in here]
     return sorted(found, key=lambda entry: entry[1].since_s)
+
+
+def _elsewhere(live: list[sessions.NodeSession]) -> list[Stop]:
+    """What waits on all nodes of the clusters that these nodes belong to; a node that does not answer has nothing."""
+    found = []
+    for node in {each.cluster: each for each in live if each.cluster}.values():
+        with contextlib.suppress(ConnectionError, RuntimeError, TypeError):
+            client = NodeClient(node.session_dir)
+            try:
+                found += [places.of_row(row) for row in client.ask("stops")["stops"]]
+            finally:
+                client.close()
+    return found
 
 
 def _with_id(found: Found, wanted: str) -> tuple[str, Stop]:
@@ -70,11 +87,13 @@ def _with_id(found: Found, wanted: str) -> tuple[str, Stop]:
         raise click.ClickException(f"{len(chosen)} stops have ids that begin with {wanted!r}: "
                                    f"{', '.join(stop.id for _, stop in chosen)}")
     known = ", ".join(stop.id for _, stop in found) or "none"
-    raise click.ClickException(f"no task of this machine waits as {wanted!r}; these wait: {known}.  Where its line has "
-                               "ip=, the task is on that machine: run the command there")
+    raise click.ClickException(f"no task waits for a debugger as {wanted!r}; these wait: {known}")
 
 
 def _attach(session_dir: str, stop: Stop) -> None:
+    if not session_dir:
+        raise click.ClickException(f"{stop.id} waits on the machine {stop.host}: run there, as the same user: "
+                                   f"zray debug {stop.id} (as in: ssh -t {stop.host} zray debug {stop.id})")
     if stop.kind == places.DEBUGPY:
         raise click.ClickException(f"{stop.id} waits for debugpy: attach an editor to 127.0.0.1:{stop.port}")
     try:
@@ -85,14 +104,15 @@ def _attach(session_dir: str, stop: Stop) -> None:
 
 
 def _line(entry: tuple[str, Stop]) -> str:
-    _, stop = entry
+    session_dir, stop = entry
     state = f"attached to pid {stop.attached}" if stop.attached else f"{_age(time.time() - stop.since_s)} ago"
     if stop.kind == places.DEBUGPY:
         state = f"debugpy at 127.0.0.1:{stop.port}"
     elif stop.until_s:
         state += f", {_age(stop.until_s - time.time())} left"
     what = f": {stop.error}" if stop.error else ""
-    return f"{stop.id}  {stop.name}() pid {stop.pid}  {stop.where()}  ({stop.kind}, {state}){what}"
+    place = "" if session_dir else f" on {stop.host}"
+    return f"{stop.id}  {stop.name}() pid {stop.pid}{place}  {stop.where()}  ({stop.kind}, {state}){what}"
 
 
 def _age(seconds: float) -> str:

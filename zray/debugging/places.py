@@ -94,6 +94,17 @@ def stops(session_dir: str) -> list[Stop]:
     return sorted(found, key=lambda stop: (stop.since_s, stop.id))
 
 
+def rows(session_dir: str) -> list[dict[str, Any]]:
+    """The same as maps."""
+    return [asdict(stop) for stop in stops(session_dir)]
+
+
+def of_row(row: dict[str, Any]) -> Stop:
+    """TypeError for what no node of this version answers."""
+    known = {field.name for field in fields(Stop)}
+    return Stop(**{name: value for name, value in row.items() if name in known})
+
+
 def forget_process(session_dir: str, worker: str) -> None:
     """Remove the stops of a worker (the hex of its incarnation) that has ended."""
     for name in _names(session_dir):
@@ -113,8 +124,6 @@ def _read(path: str) -> Stop | None:
     """The record; None for one that is gone, half written, or of another version."""
     try:
         with open(path, encoding="utf-8") as file:
-            found: dict[str, Any] = json.load(file)
-        known = {field.name for field in fields(Stop)}
-        return Stop(**{name: value for name, value in found.items() if name in known})
+            return of_row(json.load(file))
     except (OSError, ValueError, TypeError, AttributeError):
         return None

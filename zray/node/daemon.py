@@ -226,7 +226,7 @@ class Daemon:
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
                 logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
-                checkpoints=DiskFiles(self.session_dir),
+                stops=partial(places.rows, self.session_dir), checkpoints=DiskFiles(self.session_dir),
                 read_memory=memory.read, memory_of=memory.held))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,

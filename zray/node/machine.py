@@ -83,6 +83,7 @@ class NodePorts(Ports):
     free_unheld: Callable[[list[Any]], None]
     epoch_s: float  # the time of day when the clock of this machine was 0, in seconds since 1970
     logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
+    stops: Callable[[], list[dict[str, Any]]]  # tasks that wait for a debugger, or are in one
     checkpoints: Files  # files of checkpoints
     read_memory: Callable[[], Sequence[Reading]]
     memory_of: Callable[[int], int]  # bytes that only this process holds
@@ -196,7 +197,8 @@ class NodeMachine:
             self.leases, self.jobs, self.actors, self.groups, self.events,
             remote_available=self.remote_leases.available, store_report=ports.store_report,
             stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report, ended_workers=self.ended_workers,
-            metrics=self.metrics, logs=ports.logs, environments=self.environments)
+            metrics=self.metrics, logs=ports.logs, stops=ports.stops,
+            environments=self.environments)
         self.metric_families = partial(views.metric_families, viewed)
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed), self.processes)
         self.unheld = Unheld(

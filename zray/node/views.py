@@ -1,7 +1,7 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
     nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline stats
-    explain logs runtime-envs metrics
+    explain logs runtime-envs metrics stops
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
 are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
@@ -60,6 +60,7 @@ class Viewed(Ports):
     ended_workers: EndedWorkers
     metrics: MetricTable
     logs: Callable[[dict[str, Any]], dict[str, Any]]
+    stops: Callable[[], list[dict[str, Any]]]
     environments: EnvironmentTable
 
     def wall(self, seconds: float) -> float:
@@ -174,8 +175,10 @@ def _actor(viewed: Viewed, actor: Any) -> dict[str, Any]:
 
 def _workers(viewed: Viewed, peer: bytes, args: dict) -> dict:
     node_id = viewed.node.get("NodeID", "")
+    stops = viewed.stops()
     rows = [
-        {"worker_id": w.id, "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
+        {"worker_id": w.id, "stops": [stop["port"] for stop in stops if stop["worker"] == w.incarnation.hex()],
+         "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
          "lease": w.lease, "blocked": w.blocked, "env": dict(w.kind.env) if w.kind else {},
          "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": node_id,
          "seconds_in_state": viewed.context.now - w.since, "type": "WORKER",
@@ -213,6 +216,11 @@ def _runtime_envs(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 def _logs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return viewed.logs(args)
+
+
+def _stops(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Tasks that wait for a debugger, or are in one."""
+    return _rows("stops", viewed.stops(), args)
 
 
 def _leases(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -432,5 +440,5 @@ _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "placement-groups": _groups,
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
-    "runtime-envs": _runtime_envs, "metrics": _metrics, "received": _received,
+    "runtime-envs": _runtime_envs, "stops": _stops, "metrics": _metrics, "received": _received,
 }

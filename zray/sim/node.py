@@ -147,7 +147,7 @@ class SimNode(Process):
                 ends=Ends(), new_worker_id=self._new_worker_id,
                 attach=lambda incarnation, pid: {}, environ={}, store_report=dict, stored_bytes=int,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
-                free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs,
+                free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs, stops=list,
                 checkpoints=self.files,
                 read_memory=lambda: [Reading(self.memory_used, MEMORY_BYTES, "simulated")],
                 memory_of=lambda pid: MEMORY_BYTES // 8))

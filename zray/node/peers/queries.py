@@ -26,7 +26,7 @@ PROCESS_ANSWER_S = 2.0
 EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
               "tasks": "tasks", "placement-groups": "placement-groups",
               "objects": "objects", "parents": "parents", "metrics": "metrics",
-              "runtime-envs": "runtime-envs"}
+              "runtime-envs": "runtime-envs", "stops": "stops"}
 OF_PROCESSES = frozenset(("tasks", "objects", "actors"))  # processes answer them too, with ``live``
 APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent")
 ADDED = ("total", "dropped", "left_out")

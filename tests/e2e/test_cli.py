@@ -169,7 +169,8 @@ def test_what_runs_is_named_and_who_waits_for_an_actor_or_in_get(zray, session, 
     until(lambda: len(rows(zray, "list", "tasks", "--filter", "state=RUNNING_IN_RAY_GET")) == 2, "both wait in get")
     queued = rows(zray, "list", "tasks", "--filter", "state=PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY")
     assert [row["name"] for row in queued] == ["Busy.other"] * 2
-    assert sum(row["name"].split(".")[-1] == "second" for row in rows(zray, "list", "leases")) == 2
+    until(lambda: sum(row["name"].split(".")[-1] == "second" for row in rows(zray, "list", "leases")) == 2,
+          "the leases have the names of what runs, not of what they were taken for")
     gate.open()
     assert ray.get([held, *refs]) == [None, 1, 1]
     until(lambda: "Busy.other" not in zray("explain"), "nothing waits there any more")

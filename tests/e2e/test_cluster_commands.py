@@ -211,6 +211,42 @@ def test_stopping_one_session_is_a_leave_and_its_join_string_then_says_that_it_h
     assert "nobody listens" in zray("start", "--address", third.join, code=1)
 
 
+def test_a_node_is_drained_by_its_name_and_others_are_asked_for_their_processes(two, tmp_path):
+    third = Started(zray("start", "--address", f"@{two[0].join_file}", "--num-cpus", "1", "--node-name", "third",
+                         "--resources", '{"third": 1}'))
+    try:
+        run_script(tmp_path, """
+import subprocess, sys, time, zray as ray
+ray.init("auto")
+
+@ray.remote(resources={"third": 1}, num_cpus=0)
+class There:
+    def stays(self, path):
+        open(path, "w").close()
+        time.sleep(100)
+
+there = There.options(name="there").remote()
+ref = there.stays.remote("ran")
+import os
+while not os.path.exists("ran"):
+    time.sleep(0.01)
+zray = lambda *words: subprocess.run([sys.executable, "-m", "zray.cli", *words, "--address", sys.argv[1]],
+                                     capture_output=True, text=True).stdout
+until = time.monotonic() + 30
+while "time.sleep(100)" not in (said := zray("stack", "there")):
+    assert time.monotonic() < until, said
+assert "stays() runs on pid" in zray("why", "there")
+assert "killed actor There there" in zray("kill", "there")
+""", two[0].session_dir)
+        assert "no node with id or name 'nobody'" in zray("drain-node", "nobody", code=1)
+        assert "has left" in zray("drain-node", "third", "--address", two[0].session_dir)
+        rows = json.loads(zray("list", "nodes", "--address", two[0].session_dir, "--format", "json"))
+        assert [row["state"] for row in rows if row["node_name"] == "third"] == ["DEAD"]
+    finally:
+        if "third" in zray("list", "nodes", "--filter", "state=ALIVE", "--address", two[0].session_dir):
+            zray("stop", "--session-dir", third.session_dir)
+
+
 def test_the_daemon_says_in_one_sentence_what_is_wrong_with_its_arguments(two):
     for arguments, why in ((("--address", two[0].join[:-30]), "cut off"), (("--head", "--num-cpus", "-1"), "negative")):
         done = zray_node(*arguments)

@@ -283,6 +283,13 @@ def test_a_profile_becomes_a_flame_graph_and_a_file_for_speedscope():
     assert [names[at] for at in profile["profiles"][0]["samples"][0]] == ["MainThread", "f (a.py:1)", "g<x> (a.py:2)"]
 
 
+def test_of_stacks_from_outside_only_those_of_user_code_stay():
+    found = flame.parsed("<module> (<string>:1);run (zray/worker/main.py:5);f (a.py:1);dot (blas.so) 7\n"
+                         "_bootstrap (threading.py:9);poll (zray/transport/polling.py:45);epoll_wait (libc.so) 90\n")
+    assert flame.of_user(found) == {("f (a.py:1)", "dot (blas.so)"): 7}
+    assert flame.parsed(flame.written(found)) == found
+
+
 def test_the_output_of_one_function_is_told_from_that_of_others():
     data = b"\x01zray-task:f\none\n\x01zray-task:g\ntwo\n\x01zray-task:f\nthree\n"
     assert functions_in(data) == {"f", "g"}

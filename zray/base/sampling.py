@@ -23,7 +23,7 @@ STACKS_MAX = 5_000  # different stacks of one profile; further ones are counted 
 FRAME_NAME_MAX = 200  # characters of one frame
 # The sampler gets the interpreter lock this soon.  With Python's 5 ms it would mostly get it where a thread gives it up
 # by itself, at a system call, and a profile would show little else.
-SWITCH_S = 0.00005
+LOCK_SWITCH_S = 0.00005
 _running = threading.Lock()
 
 
@@ -53,7 +53,7 @@ def start(question: bytes, then: Callable[[str], None]) -> str:
 def sampled(seconds: float, every_s: float) -> str:
     """The stacks of all other threads, as the module's docstring says."""
     switch_s = sys.getswitchinterval()
-    sys.setswitchinterval(min(switch_s, SWITCH_S))
+    sys.setswitchinterval(min(switch_s, LOCK_SWITCH_S))
     try:
         return _sampled(seconds, every_s)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
@@ -12,6 +13,8 @@ from zray.cli.text import cut, safe
 
 PICTURE_PX, FRAME_PX, CHARACTER_PX = 1200.0, 17.0, 6.6  # pixels: of the picture, of a frame's height, of a character
 LEAST_PX = 0.3  # narrower frames are left out
+# As py-spy writes them: relative to the entry of sys.path.
+_OWN = re.compile(r"\((zray/\S+|threading\.py|<string>)(:\d+)?\)$")
 Stacks = dict[tuple[str, ...], int]
 
 
@@ -22,6 +25,22 @@ def parsed(text: str) -> Stacks:
         frames, _, count = line.rpartition(" ")
         if frames and not line.startswith("#") and count.isdigit():
             found[tuple(frames.split(";"))] += int(count)
+    return dict(found)
+
+
+def written(stacks: Stacks) -> str:
+    """Folded stacks as text."""
+    return "".join(f"{';'.join(frames)} {count}\n" for frames, count in stacks.items())
+
+
+def of_user(stacks: Stacks) -> Stacks:
+    """Of stacks that were sampled from outside: without frames of zray itself, and without threads that have no others.
+    """
+    found: Counter[tuple[str, ...]] = Counter()
+    for frames, count in stacks.items():
+        kept = tuple(frame for frame in frames if not _OWN.search(frame))
+        if any(".py:" in frame for frame in kept):
+            found[kept] += count
     return dict(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,11 +24,41 @@ LIST_TIMEOUT_S = 30.0
 Row = dict[str, Any]
 
 
+Question = tuple[str, dict[str, Any]]
+
+
+class GatheringClient(StateClient):
+    """Asks several questions at once and keeps their answers, so that rows of several kinds are of one time."""
+
+    def __init__(self, address: str):
+        super().__init__(address, LIST_TIMEOUT_S)
+        self._kept: dict[str, dict[str, Any]] = {}
+
+    def gather(self, kinds: Sequence[str], more: Sequence[Question] = (), **args: dict[str, Any]) -> None:
+        """Ask now for all that the rows of these kinds need, and ``more``; answers of before are forgotten."""
+        questions = [(view, {**fixed, **args.get(view, {})}) for kind in kinds
+                     for view, fixed in KINDS[kind].views.items()] + list(more)
+        once = {_key(*question): question for question in questions}
+        self._kept = {}
+        asker: Any = self._asker
+        for key, answer in zip(once, asker.ask_all(list(once.values()), self._left_s()), strict=True):
+            if answer is not None:
+                self._kept[key] = answer
+
+    def _answer(self, what: str, args: dict[str, Any]) -> dict[str, Any]:
+        kept = self._kept.get(_key(what, args))
+        return kept if kept is not None else super()._answer(what, args)
+
+
+def _key(what: str, args: dict[str, Any]) -> str:
+    return f"{what} {sorted(args.items())}"
+
+
 @contextmanager
-def asking(address: str) -> Iterator[StateClient]:
+def asking(address: str) -> Iterator[GatheringClient]:
     """A connection for several questions; what goes wrong is the error of a command."""
     try:
-        with StateClient(chosen(address), LIST_TIMEOUT_S) as client:
+        with GatheringClient(chosen(address)) as client:
             yield client
     except RayStateApiException as error:
         raise click.ClickException(str(error)) from None
@@ -61,13 +91,14 @@ def rows(client: StateClient, kind: str, **args: Any) -> list[Row]:
     return client.rows(KINDS[kind], args)
 
 
-def scene_for(kind: str, client: StateClient) -> Scene:
+def scene_for(kind: str, client: GatheringClient) -> Scene:
     """What the cells of a table of that kind need."""
     if kind not in NEED_WORK:
         return Scene(time.time())
+    client.gather(("tasks", "actors", "workers"))
     work = Unfinished(rows(client, "tasks"))
     actors = {row["actor_id"]: row for row in rows(client, "actors")}
-    workers = client.ask("workers")["workers"] if kind == "workers" else []
+    workers = client.ask("workers", ended=True)["workers"] if kind == "workers" else []
     usage: dict[int, Usage] = {}
     if kind == "workers":
         jobs = client.ask("jobs")["jobs"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import click
@@ -28,7 +28,7 @@ _ACTOR = re.compile(r"actor ([0-9a-f]{32}) \((.+?)\) is ")
 class KeptFile:
     node: str  # the id of its node, '' in an ended session
     name: str
-    size: int
+    size: int = field(compare=False)
 
     @property
     def worker(self) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -23,6 +23,7 @@ from zray.node.running.journal import NODE_LOG
 from zray.state.client import LOG_LOOK_S, without_marks
 
 STREAMS = ("out", "err")
+LOOKS_BEFORE_NEW_FILES = 4  # at followed files, before new ones are looked for
 
 
 @main.command()
@@ -44,17 +45,21 @@ def logs(wanted: str | None, actor: str, task: str, worker: str, node: str, stre
     --address takes the directory of a session that has ended, too.
     """
     with _source(address) as source:
-        files = source.files()
-        if node:
-            files = _of_node(source, files, node)
+        def files_now() -> list[KeptFile]:
+            found = source.files()
+            return _of_node(source, found, node) if node else found
+
+        files = files_now()
         named = [(kind, name) for kind, name in (("actors", actor), ("tasks", task), ("workers", worker)) if name]
         if wanted is None and not named and not (node and isinstance(source, LiveLogs)):
             _list(source, files, form)
             return
-        chosen_files, function = _chosen(source, files, wanted, named, bool(node))
-        if stream is not None:
-            chosen_files = [file for file in chosen_files if file.name.endswith(f".{stream}")]
-        _Printer(source, function).run(chosen_files, tail, follow)
+        def chosen_now() -> tuple[list[KeptFile], str]:
+            found, function = _chosen(source, files_now(), wanted, named)
+            return [file for file in found if stream is None or file.name.endswith(f".{stream}")], function
+
+        chosen_files, function = chosen_now()
+        _Printer(source, function).run(chosen_files, tail, (lambda: chosen_now()[0]) if follow else None)
 
 
 @contextlib.contextmanager
@@ -108,7 +113,7 @@ def _list(source: LogSource, files: list[KeptFile], form: str) -> None:
         Column("PROCESS", lambda file: safe(labels.get(file.worker, "")), 2, 10)))
 
 
-def _chosen(source: LogSource, files: list[KeptFile], wanted: str | None, named: list[tuple[str, str]], of_node: bool
+def _chosen(source: LogSource, files: list[KeptFile], wanted: str | None, named: list[tuple[str, str]]
             ) -> tuple[list[KeptFile], str]:
     """(files, the function whose output alone is meant)."""
     if wanted is not None:
@@ -141,23 +146,27 @@ class _Printer:
         self._shown: KeptFile | None = None
         self._several = False
 
-    def run(self, files: list[KeptFile], tail: int, follow: bool) -> None:
-        self._several = len([file for file in files if file.size or follow]) > 1
+    def run(self, files: list[KeptFile], tail: int, again: Callable[[], list[KeptFile]] | None) -> None:
+        """``again()``: the files that are meant by then, to follow them: an actor that restarts has another one."""
+        self._several = len([file for file in files if file.size or again]) > 1
         ends = {file: self._tail(file, tail) for file in files}
-        if not follow:
+        if again is None:
             return
         if isinstance(self._source, KeptLogs):
             click.echo("that session has ended: nothing more comes", err=True)
             return
         try:
             while True:
-                time.sleep(LOG_LOOK_S)
-                for file, offset in ends.items():
-                    piece = self._source.read(file, offset=offset)
-                    ends[file] = piece.offset
-                    self._print(file, piece.data)
+                for _ in range(LOOKS_BEFORE_NEW_FILES):
+                    time.sleep(LOG_LOOK_S)
+                    for file, offset in ends.items():
+                        piece = self._source.read(file, offset=offset)
+                        ends[file] = piece.offset
+                        self._print(file, piece.data)
+                ends |= {file: 0 for file in again() if file not in ends}
+                self._several = self._several or len(ends) > 1
         except SESSION_GONE:
-            click.echo("the session has ended", err=True)
+            click.echo("the session, or the log, is gone", err=True)
         except KeyboardInterrupt:
             pass
 

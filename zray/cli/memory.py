@@ -72,6 +72,7 @@ def memory(limit: int, wide: bool, address: str, form: str) -> None:
     Lines need the setting record_ref_creation_sites (RAY_record_ref_creation_sites=1 where the program starts).
     """
     with asking(address) as client:
+        client.gather(("objects", "workers", "tasks", "actors"), [("store", {})])
         store = client.ask("store")["store"]
         objects = rows(client, "objects")
         if not is_human(form):

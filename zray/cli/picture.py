@@ -13,13 +13,12 @@ from typing import Any
 from zray.cli import columns as columns_module
 from zray.cli.columns import Scene
 from zray.cli.finding import short_task
-from zray.cli.gathering import pids_here, rows
+from zray.cli.gathering import GatheringClient, pids_here, rows
 from zray.cli.live import RUNNING_STATES, TaskGroup, Unfinished, grouped, reason_of, took
 from zray.cli.tables import Column, folded, table
 from zray.cli.text import cut, duration, of_bytes, plural, safe
 from zray.cli.usage import Usage, Usages
 from zray.state.attempts import ENDED
-from zray.state.client import StateClient
 
 FAILURES_MAX = 3  # that are named
 FUNCTIONS_MAX = 20  # of running or waiting functions in `zray status`
@@ -74,12 +73,15 @@ class Picture:
         return sorted(failed, key=lambda row: -(row["end_time_ms"] or 0))
 
 
-def take(client: StateClient, usages: Usages, where: str = "", twice: bool = False, errors: bool = False) -> Picture:
+def take(client: GatheringClient, usages: Usages, where: str = "", twice: bool = False, errors: bool = False
+         ) -> Picture:
     """Ask a session.
 
     ``twice``: wait for the CPU of the processes, which takes a second look.  ``errors``: with the texts of failures.
     """
-    workers = client.ask("workers", ended=False)["workers"]
+    client.gather(("tasks", "actors", "workers", "nodes"), [(what, {}) for what in (
+        "resources", "available", "stats", "leases", "store", "gcs")], tasks={"detail": errors})
+    workers = client.ask("workers", ended=True)["workers"]
     jobs = client.ask("jobs")["jobs"]
     pids = pids_here(workers, jobs)
     usage = usages.look_twice(pids) if twice else usages.look(pids)

@@ -10,9 +10,9 @@ import click
 
 from zray.cli.asking import CommandAsker
 from zray.cli.finding import matching
+from zray.cli.gathering import GatheringClient
 from zray.cli.live import Unfinished
 from zray.cli.text import safe
-from zray.state.client import StateClient
 from zray.state.kinds import KINDS
 
 Row = dict[str, Any]
@@ -36,11 +36,12 @@ class NamedProcess:
         return not self.is_driver and not self.runs
 
 
-def processes(node: CommandAsker, client: StateClient) -> list[NamedProcess]:
+def processes(node: CommandAsker, client: GatheringClient) -> list[NamedProcess]:
     """The live ones; drivers first, then workers by what they run."""
+    client.gather(("tasks", "actors", "workers"))
     work = Unfinished(client.rows(KINDS["tasks"], {}))
     actors = {row["actor_id"]: row for row in client.rows(KINDS["actors"], {})}
-    raw = {row["worker_id"]: row for row in client.ask("workers")["workers"]}
+    raw = {row["worker_id"]: row for row in client.ask("workers", ended=True)["workers"]}
     sockets = _sockets(node)
     found = []
     for row in client.rows(KINDS["workers"], {}):
@@ -75,7 +76,7 @@ def _sockets(node: CommandAsker) -> dict[str, tuple[str, str]]:
     return found
 
 
-def named(known: list[NamedProcess], client: StateClient, wanted: str) -> list[NamedProcess]:
+def named(known: list[NamedProcess], client: GatheringClient, wanted: str) -> list[NamedProcess]:
     """The processes that a pid, or the id or name of a worker, actor, task or function means."""
     if wanted.isdigit() and (found := [one for one in known if one.pid == int(wanted)]):
         return found
@@ -85,7 +86,7 @@ def named(known: list[NamedProcess], client: StateClient, wanted: str) -> list[N
         workers = {row["worker_id"] for row in client.rows(KINDS["tasks"], {}) if row["worker_id"]
                    and row["state"].startswith("RUNNING") and (row["name"] == wanted
                    or matching("tasks", [row], wanted))}
-    raw = client.ask("actors")["actors"]
+    raw = client.ask("actors", live=True)["actors"]
     actors = matching("actors", raw, wanted)
     workers |= {row["worker"].ljust(56, "0")[:16] for rows in actors.values() for row in rows if row.get("worker")}
     found = [one for one in known if one.worker_id in workers or one.worker_id[:16] in workers]

@@ -56,10 +56,9 @@ def profile(wanted: str, seconds: float, rate: float, form: str | None, output: 
             click.echo(f"{len(found)} processes run it; this is the profile of pid {one.pid}", err=True)
         if not one.socket:
             raise click.ClickException(f"pid {one.pid} runs on another machine: ask there")
-        text = _by_py_spy(one, seconds, rate, native) if shutil.which("py-spy") else None
-        if text is None:
-            text = _by_itself(node, one, seconds, rate)
-    stacks = flame.parsed(text)
+        outside = _by_py_spy(one, seconds, rate, native) if shutil.which("py-spy") else None
+        stacks = flame.parsed(_by_itself(node, one, seconds, rate)) if outside is None else flame.of_user(
+            flame.parsed(outside))
     if not stacks:
         raise click.ClickException(f"pid {one.pid} ({one.label}) was in no user code during these {seconds:g} s")
     title = f"{one.label}, pid {one.pid}, {seconds:g} s"
@@ -67,7 +66,7 @@ def profile(wanted: str, seconds: float, rate: float, form: str | None, output: 
     path = output or f"profile-{one.pid}{SUFFIXES[form]}"
     try:
         with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(drawn(stacks, title) if drawn else text)
+            file.write(drawn(stacks, title) if drawn else flame.written(stacks))
     except OSError as error:
         raise click.ClickException(f"cannot write {path}: {error.strerror}") from None
     click.echo("\n".join(summary(stacks, width_now())))

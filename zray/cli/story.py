@@ -13,20 +13,21 @@ from zray.base.ids import PUT_FLAG, RETURN_1, TASK_SIZE
 from zray.cli.asking import CommandAsker
 from zray.cli.columns import clock
 from zray.cli.finding import IDENTITIES, matching, short_actor, short_job, short_task
+from zray.cli.gathering import GatheringClient
 from zray.cli.live import RUNNING_STATES, Unfinished, reason_of, seconds_since, took
 from zray.cli.text import duration, of_bytes, plural, safe
 from zray.core.waits.explaining import Asking, is_reason, sentence
 from zray.core.waits.why import WAITS
 from zray.state.attempts import ENDED
-from zray.state.client import StateClient
 from zray.state.kinds import KINDS
 
 Row = dict[str, Any]
 ERROR_LINES_MAX = 30  # the last lines of the text of a failure
 
 
-def tell(node: CommandAsker, client: StateClient, wanted: str, budget_s: float) -> Row:
+def tell(node: CommandAsker, client: GatheringClient, wanted: str, budget_s: float) -> Row:
     """``kind``, ``id``, ``name``, ``state`` and ``text`` (lines) of the thing that ``wanted`` names."""
+    client.gather(("tasks", "actors", "objects", "placement_groups"), tasks={"detail": True})
     tasks = client.rows(KINDS["tasks"], {"tasks": {"detail": True}})
     rows = {"tasks": tasks, "actors": client.rows(KINDS["actors"], {}),
             "objects": client.rows(KINDS["objects"], {}),
@@ -72,7 +73,7 @@ def _of_interest(hits: dict[str, list[Row]]) -> list[Row]:
 
 
 class _Teller:
-    def __init__(self, node: CommandAsker, client: StateClient, rows: dict[str, list[Row]], budget_s: float):
+    def __init__(self, node: CommandAsker, client: GatheringClient, rows: dict[str, list[Row]], budget_s: float):
         self.node = node
         self.client = client
         self.rows = rows
@@ -119,7 +120,7 @@ class _Teller:
     def actor(self, rows: list[Row]) -> Row:
         row = rows[0]
         name = f" {row['name']!r}" if row["name"] else ""
-        said = self.node.ask("explain", actor=bytes.fromhex(row["actor_id"]))
+        said = self._home_says(bytes.fromhex(row["actor_id"]))
         detail = f" ({said['detail']})" if said.get("detail") else ""
         lines = [f"actor {row['class_name']}{name} ({short_actor(row['actor_id'])}) is {row['state']}: "
                  f"{Cause(said['cause']).text}{detail}" if row["state"] != "DEAD" else
@@ -140,6 +141,16 @@ class _Teller:
                 text = about.get("error_message") or about.get("formatted_exception_string") or ""
                 lines += [f"  {line}" for line in text.strip().split("\n")[-ERROR_LINES_MAX:]]
         return _found("actor", row["actor_id"], row["name"] or row["class_name"], row["state"], lines)
+
+    def _home_says(self, actor: bytes) -> Row:
+        """The answer of the home of an actor, which may be any node; else that its owner alone knows it yet."""
+        nodes = [bytes.fromhex(row["NodeID"])[:8] for row in self.client.ask("nodes")["nodes"] if row["Alive"]]
+        for node in nodes:  # the one that is asked comes first
+            try:
+                return self.node.ask("explain", actor=actor, on=node)
+            except click.ClickException:
+                continue
+        return {"cause": int(Cause.ACTOR_PENDING), "detail": "no node has it"}
 
     def object(self, rows: list[Row]) -> Row:
         identifier = rows[0]["object_id"]

@@ -11,7 +11,7 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from zray.base.causes import Cause
 from zray.base.errors import GetTimeoutError
@@ -73,6 +73,10 @@ class _NodeAsker:
         except RuntimeError as error:
             raise RayStateApiException(str(error)) from None
 
+    def ask_all(self, questions: Sequence[tuple[str, dict[str, Any]]], timeout_s: float) -> list[dict[str, Any] | None]:
+        """The answers to several questions that are asked at once; None for one that has not come in time."""
+        return self._client.ask_all(questions, timeout_s)
+
     def close(self) -> None:
         self._client.close()
 
@@ -96,7 +100,7 @@ class StateClient:
         self.missing: list[str] = []  # what is not in the rows, in words
         self.gone = ""  # the nodes that have ended, with the rows that only they kept
 
-    def __enter__(self) -> StateClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -104,7 +108,7 @@ class StateClient:
 
     def ask(self, what: str, **args: Any) -> dict[str, Any]:
         """The answer of the node.  RayStateApiException when it is none."""
-        found = self._asker.ask(what, max(0.01, self._deadline - time.monotonic()), **args)
+        found = self._answer(what, args)
         if "error" in found:
             raise RayStateApiException(str(found["error"]))
         if found.get("missing"):
@@ -112,6 +116,12 @@ class StateClient:
         if found.get("silent"):
             self.missing.append(f"the processes {', '.join(found['silent'])} did not answer")
         return found
+
+    def _answer(self, what: str, args: dict[str, Any]) -> dict[str, Any]:
+        return self._asker.ask(what, self._left_s(), **args)
+
+    def _left_s(self) -> float:
+        return max(0.01, self._deadline - time.monotonic())
 
     def extend(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Take so long from now on: for a client that goes on to ask."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -52,6 +52,25 @@ class NodeClient:
         if "error" in found.answer:
             raise RuntimeError(found.answer["error"])
         return found.answer
+
+    def ask_all(self, questions: Sequence[tuple[str, dict[str, Any]]], timeout_s: float = QUERY_TIMEOUT_S
+                ) -> list[dict[str, Any] | None]:
+        """The answers to several questions, asked at once: nodes that do not answer delay them all together only once.
+
+        None for an answer that has not come in time.
+        """
+        numbers = [next(self._numbers) for _ in questions]
+        for number, (what, args) in zip(numbers, questions, strict=True):
+            self._send(NodeQuery(number, what, args))
+        found: dict[int, dict[str, Any]] = {}
+
+        def is_last(peer: bytes, message: Any) -> bool:
+            if type(message) is NodeAnswer and message.request in numbers:
+                found[message.request] = message.answer
+            return len(found) == len(numbers)
+
+        self._await(is_last, timeout_s)
+        return [found.get(number) for number in numbers]
 
     def _await(self, wanted: Callable[[bytes, Any], bool], timeout_s: float) -> Any:
         """The first message that ``wanted`` accepts; None when none comes in time."""

@@ -63,7 +63,14 @@ def test_a_whole_session_in_a_terminal(session_root, tmp_path):
                       "    breakpoint()\n    return total\nprint('result', ray.get(step.remote(6)))\n")
     driver = subprocess.Popen([sys.executable, script], env=environment(), text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT)
-    assert driver.stdout is not None
+    try:
+        a_whole_session(driver, script)
+    finally:
+        driver.kill()
+        driver.communicate()
+
+
+def a_whole_session(driver, script):
     line = next(line for line in driver.stdout if "zray debug" in line)
     assert f"step() waits at a breakpoint, {script}:6" in line
     stop = line.split()[-1]
@@ -85,7 +92,6 @@ def test_a_whole_session_in_a_terminal(session_root, tmp_path):
     assert "result 42" in driver.stdout.read() and driver.wait(30) == 0
     assert "nothing waits for a debugger" in answer("debug")
     assert "these wait: none" in answer("debug", stop, code=1)
-    driver.stdout.close()
 
 
 def test_breakpoints_of_pdb_hold_to_the_end_of_the_call_and_no_longer(cluster):

@@ -88,7 +88,7 @@ class GroupClusterNode:
                 ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
                 free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles(),
-                host=NoHost(), send_output=lambda: None,
+                host=NoHost(), send_output=lambda: None, stops=list,
                 read_memory=lambda: [Reading(0, 1 << 30, "a test")], memory_of=lambda pid: 0))
         groups = self.machine.groups
         groups.ports = changed(groups.ports, cluster_view=self.view, node_id=bytes.hex)

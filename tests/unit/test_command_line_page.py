@@ -23,7 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Records": ("logs", "timeline", "metrics", "report", "sessions"),
     "End something": ("kill", "cancel", "drain-node"),
     "Nodes": ("start", "stop", "doctor"),
-    "Programs": ("run", "job", "replay", "demo", "microbenchmark"),
+    "Programs": ("run", "job", "debug", "replay", "demo", "microbenchmark"),
 }
 
 

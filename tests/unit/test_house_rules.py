@@ -36,6 +36,7 @@ SHELLS: dict[str, set[str]] = {
     "node.processes.output": {"os"},
     "node.processes.zygote": {"os", "select", "signal", "socket", "time"},
     "node.process": {"os", "signal"},
+    "worker.debugging": {"os"},
     "node.running.ask": {"os", "time"},
     "node.running.checkpoint_files": {"os"},
     "node.running.host_metrics": {"os", "time"},

@@ -11,6 +11,7 @@ from tests.unit.source_tree import area, imports, modules
 LAYERS: list[tuple[str, list[str]]] = [
     ("base", ["base"]),
     ("runtime environments as data", ["environments"]),
+    ("debugger", ["debugging"]),
     ("wire", ["wire"]),
     ("values", ["values"]),
     ("shared memory between processes", ["channels"]),

@@ -41,6 +41,8 @@ _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", 
           "_system_config", "_memory", "_node_ip_address", "_object_spilling_directory", "job_config", "job_name",
           "resume", "resume_dir", "_tracing_startup_hook")
 _OF_A_NAMED_JOB = ("job_name", "resume", "resume_dir")
+# Of the driver: they count for its tasks (zray.worker.debugging).
+DEBUG_VARIABLES = ("ZRAY_DEBUG", "RAY_DEBUG", "ZRAY_DEBUG_POST_MORTEM", "RAY_DEBUG_POST_MORTEM")
 RECORD_SETTINGS = ("record", "record_value_bytes_max", "record_bytes_max")
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 
@@ -359,6 +361,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "metadata": {str(name): str(value) for name, value in job.metadata.items()},
         "ray_version": ray_names.installed_version(),
         "entrypoint": hide(" ".join(sys.argv)) or "interactive",
+        "debug": {name: value for name, value in os.environ.items() if name in DEBUG_VARIABLES},
         "submission_id": os.environ.get("ZRAY_JOB_SUBMISSION_ID", ""),
     }
 

@@ -21,8 +21,9 @@ STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accep
 LOG_BYTES_MIN = 64 * 1024  # one line of output may be as long
 # Variables of zray that are no settings.
 _OTHER_VARIABLES = frozenset((
-    "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOB_SUBMISSION_ID", "JOIN",
-    "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RECORD_BY", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+    "ADDRESS", "DEBUG", "DEBUG_POST_MORTEM", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS",
+    "JOB_SUBMISSION_ID", "JOIN", "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RECORD_BY",
+    "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
 _ADDRESS = re.compile(r"[^\s/]*:\d{1,5}")
 # how like a setting an unknown variable is: "node_timeout" is a slip, "log_level" belongs to
 # another program
@@ -167,6 +168,9 @@ class Config:
     resume_kept_s: float = 7 * 24 * 3600.0
     # A submitted job that is stopped gets SIGTERM, and SIGKILL after this long; Ray's number.
     job_stop_grace_s: float = 3.0
+    # With ZRAY_DEBUG_POST_MORTEM=1 a task that raises waits so long for a debugger: a person reads the line, and a
+    # program that runs alone over night still ends.
+    post_mortem_wait_s: float = 600.0
     # Attempts of a task whose worker process died.
     task_max_retries: int = 3
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -75,6 +76,28 @@ def format_stack(frame: FrameType) -> str:
         if any(entry.filename != threading.__file__ for entry in kept):
             stack[:] = kept
     return "".join(stack.format())
+
+
+def levels_to_user() -> int:
+    """The ``stacklevel`` with which a warning of the caller names the nearest line of the user."""
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_own_file(frame.f_code.co_filename):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def of_user(frame: FrameType) -> list[FrameType]:
+    """The frames from this one outward to the outermost of the user's code, which the worker called; never empty."""
+    found: list[FrameType] = []
+    at: FrameType | None = frame
+    while at is not None and not at.f_code.co_filename.startswith(_WORKER):
+        found.append(at)
+        at = at.f_back
+    while len(found) > 1 and (is_own_file(name := found[-1].f_code.co_filename) or name.startswith(_ASYNCIO)):
+        del found[-1]
+    return found
 
 
 def _is_ours(frame: Any) -> bool:

@@ -38,10 +38,9 @@ MISSING: dict[str, str] = {
         CommunicatorMetadata RDTManager TensorTransportManager TensorTransportMetadata deregister_nixl_memory
         register_nixl_memory register_nixl_memory_pool register_tensor_transport set_nixl_cuda_stream
         set_target_device_for_ref set_target_for_ref wait_tensor_freed""", NOT_YET),
-    # other languages, clients, clouds, debuggers
+    # other languages, clients, clouds
     **_of("", "Language cross_language java_actor_class java_function", OTHER_LANGUAGES),
     **_of("util.", "client connect disconnect", "is for clients outside a cluster, and zray has no server for them"),
-    **_of("util.", "debugpy pdb ray_debugpy rpdb", "is Ray's debugger; `zray stack` shows where workers are"),
     **_of("util.", "accelerators.tpu spark", NOT_YET),
     **_of("autoscaler.sdk.", """
         bootstrap_config configure_logging create_or_update_cluster fillout_defaults get_docker_host_mount_location

@@ -30,8 +30,8 @@ _IGNORED = {
 }
 _FLAGS = {"start": ("--no-redirect-output", "--ray-debugger-external", "--disable-usage-stats", "-v", "--verbose",
                     "--enable-resource-isolation", "--no-monitor", "--enable-object-reconstruction"),
-          "stop": ("-v", "--verbose"), "status": ("-v", "--verbose")}
-_MISSING = ("attach", "check-open-ports", "cluster-dump", "cpp", "dashboard", "debug", "down", "exec", "get-auth-token",
+          "stop": ("-v", "--verbose"), "status": ("-v", "--verbose"), "debug": ("-v", "--verbose")}
+_MISSING = ("attach", "check-open-ports", "cluster-dump", "cpp", "dashboard", "down", "exec", "get-auth-token",
             "get-head-ip", "get-worker-ips", "kill-actor", "kill-random-node", "metrics", "monitor", "rsync-down",
             "rsync-up", "submit", "symmetric-run", "up")
 _NOTHING_TO_DO = ("disable-usage-stats", "enable-usage-stats")  # zray collects none

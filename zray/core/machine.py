@@ -79,6 +79,7 @@ class CoreMachine:
         self.fetching: set[bytes] = set()  # tasks that run here, but still read their arguments
         self.unsent = 0  # submissions since the last turn
         self.submitted_s = 0.0  # the time of the first of them: each submission of a turn has it
+        self.paused: dict[bytes, str] = {}  # task that waits in the debugger -> the id of its stop
         self.in_wait: set[bytes] = set()  # those of ``blocked`` that wait in wait(), not in get()
         self.connections = Connections(process, transport, dialling, shell, self)
         self.send, self.connect = self.connections.send, self.connections.connect
@@ -427,6 +428,8 @@ class CoreMachine:
         """Whether a task that runs here is blocked, and why."""
         about: dict[str, Any] = {"name": name, "task": task.hex()}
         blocked = self.blocked.get(task)
+        if task in self.paused:
+            return [task, Cause.DEBUGGER, about | {"detail": f"attach with: zray debug {self.paused[task]}"}]
         if blocked is None:
             return [task, Cause.RUNNING, about]
         return [task, Cause.BLOCKED, about | {"because": blocked().found}]

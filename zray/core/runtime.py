@@ -95,6 +95,7 @@ class Runtime:
         self.values = Values(process, self.loop, self.context, self.ids, self.stored)
         self.machine = CoreMachine(process, self.mesh, self.reach, self.stored, self.values, self, dropped)
         self.fetching = self.machine.fetching
+        self.paused = self.machine.paused
         self.mesh.on_closed = self._closed
         self.turns = Turns(self.machine, self.loop)
         self.futures = Futures(self.machine, self.loop, self.turns, self.values, self.stored)

@@ -28,6 +28,7 @@ from zray.base.addresses import is_loopback, is_wildcard
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.version import __version__
+from zray.debugging import places
 from zray.node.effects import EndJob, Kill, Note, Spawn, Watch
 from zray.node.peers.cluster import routed
 from zray.node.processes import linux
@@ -227,7 +228,7 @@ class Daemon:
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
                 logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
                 host=HostMetrics(self.session_dir), send_output=lambda: self.lines.look(time.monotonic()),
-                checkpoints=DiskFiles(self.session_dir),
+                stops=partial(places.rows, self.session_dir), checkpoints=DiskFiles(self.session_dir),
                 read_memory=memory.read, memory_of=memory.held))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
@@ -484,6 +485,7 @@ class Daemon:
         for kind in "dw":  # the endpoint of a driver or worker is a file, which it may have had no time to remove
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self.session_dir, f"{kind}-{incarnation.hex()}.sock"))
+        places.forget_process(self.session_dir, incarnation.hex())
 
     def _last_output(self, effect: EndJob) -> None:
         self.lines.assign()

@@ -96,6 +96,7 @@ class NodePorts(Ports):
     logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
     host: views.HostGauge
     send_output: Callable[[], None]  # send the drivers what their workers have printed so far
+    stops: Callable[[], list[dict[str, Any]]]  # tasks that wait for a debugger, or are in one
     checkpoints: Files  # files of checkpoints
     read_memory: Callable[[], Sequence[Reading]]
     memory_of: Callable[[int], int]  # bytes that only this process holds
@@ -213,7 +214,7 @@ class NodeMachine:
             remote_available=self.remote_leases.available, store_report=ports.store_report,
             stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report, ended_workers=self.ended_workers,
             metrics=self.metrics, logs=ports.logs, send_output=ports.send_output, host=ports.host,
-            environments=self.environments, spans=self.spans)
+            stops=ports.stops, environments=self.environments, spans=self.spans)
         self.metric_families = partial(measures.families, viewed)
         self.answer = partial(views.answer, viewed)
         self.queries = ClusterQueries(self.context, self.cluster.peers, self.answer, self.processes)

@@ -1,7 +1,7 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
     nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline spans
-    stats explain logs runtime-envs metrics functions output
+    stats explain logs runtime-envs metrics functions output stops
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
 are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
@@ -74,6 +74,7 @@ class Viewed(Ports):
     logs: Callable[[dict[str, Any]], dict[str, Any]]
     send_output: Callable[[], None]
     host: HostGauge
+    stops: Callable[[], list[dict[str, Any]]]
     environments: EnvironmentTable
     spans: SpanLog
 
@@ -189,8 +190,10 @@ def _actor(viewed: Viewed, actor: Any) -> dict[str, Any]:
 
 def _workers(viewed: Viewed, peer: bytes, args: dict) -> dict:
     node_id = viewed.node.get("NodeID", "")
+    stops = viewed.stops()
     rows = [
-        {"worker_id": w.id, "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
+        {"worker_id": w.id, "stops": [stop["port"] for stop in stops if stop["worker"] == w.incarnation.hex()],
+         "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
          "lease": w.lease, "blocked": w.blocked, "env": dict(w.kind.env) if w.kind else {},
          "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": node_id,
          "seconds_in_state": viewed.context.now - w.since, "type": "WORKER",
@@ -230,6 +233,11 @@ def _logs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return viewed.logs(args)
 
 
+def _stops(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Tasks that wait for a debugger, or are in one."""
+    return _rows("stops", viewed.stops(), args)
+
+
 def _leases(viewed: Viewed, peer: bytes, args: dict) -> dict:
     report = viewed.scheduler.report()
     workers = {lease: placement.row() for lease, placement in viewed.placements.items()}
@@ -247,7 +255,19 @@ def _waiting(viewed: Viewed) -> list[dict[str, Any]]:
     for row in rows:
         if not row["actor"] and (known := declared.get((row["owner"], row["key"]))) is not None:
             row["name"] = known.name
+        if row["cause"] == Cause.INFEASIBLE:
+            row["detail"] += _lost(viewed, row["demand"])
     return rows
+
+
+def _lost(viewed: Viewed, demand: dict[str, float]) -> str:
+    """Names a node that had these resources and has ended."""
+    for node, row in viewed.cluster.last_rows.items():
+        had = amounts(row["total"])
+        if all(had.get(name, 0) >= amount for name, amount in demand.items()):
+            name = row["shown"].get("NodeName") or viewed.cluster.node_id(node)[:8]
+            return f"; the node {name} had it, and is gone: {viewed.context.ends.nodes.get(node, 'it has ended')}"
+    return ""
 
 
 def _queued(viewed: Viewed) -> list[dict[str, Any]]:
@@ -412,8 +432,7 @@ def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
         if actor.state != "ALIVE" and actor.worker:
             return {"cause": int(Cause.CONSTRUCTING), "detail": f"pid {actor.pid}", "state": actor.state}
         cause = actor.cause.get("cause", Cause.READY if actor.state == "ALIVE" else Cause.ACTOR_PENDING)
-        return {"cause": int(cause), "detail": actor.cause.get("detail") or actor.cause.get("reason", ""),
-                "state": actor.state}
+        return {"cause": int(cause), "detail": _detail(actor), "state": actor.state}
     key = args.get("key")
     if not isinstance(key, int):
         return {"error": "explain takes a key or an actor"}
@@ -424,6 +443,16 @@ def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
         return {"cause": int(cause), "detail": limit or f"{len(waiting)} granted, their workers are not up yet"}
     cause, detail = viewed.scheduler.explain(peer, key)
     return {"cause": int(cause), "detail": detail}
+
+
+def _detail(actor: Any) -> str:
+    """Why an actor is not up, and how often it was restarted: one that crashes at each call looks alive in between."""
+    said = [actor.cause.get("detail", ""), actor.cause.get("reason", "")]
+    if actor.cause.get("signal"):
+        said.append(f"signal {actor.cause['signal']}")
+    if actor.life:
+        said.append(f"{actor.life} restarts so far")
+    return "; ".join(dict.fromkeys(filter(None, said)))
 
 
 def _received(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -443,5 +472,5 @@ _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "spans": _spans,
     "tasks": _tasks, "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
     "runtime-envs": _runtime_envs, "metrics": _metrics, "functions": _functions, "output": _output,
-    "received": _received,
+    "stops": _stops, "received": _received,
 }

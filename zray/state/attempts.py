@@ -69,6 +69,8 @@ def merge(events: Iterable[dict[str, Any]], live: Iterable[dict[str, Any]]) -> d
         record = merged.setdefault((row["task_id"], row["attempt"]), {})
         record.update({name: row[name] for name in ("task_id", "attempt", "name", "state")},
                       worker_id=process["worker_id"], pid=process["pid"])
+        if row.get("paused"):
+            record["paused"] = True
         if process["actor"]:
             record.update(actor=process["actor"], type="ACTOR_TASK")
     for row in events:
@@ -156,7 +158,8 @@ def _row(record: dict[str, Any], actor: dict[str, Any] | None, parents: dict[str
         "creation_time_ms": milliseconds(created or start), "start_time_ms": milliseconds(start),
         "end_time_ms": milliseconds(end),
         "task_log_info": places.logs_of(worker_id) if worker_id else None,
-        "error_message": record.get("error_message") or None, "is_debugger_paused": False, "call_site": None,
+        "error_message": record.get("error_message") or None,
+        "is_debugger_paused": bool(record.get("paused")), "call_site": None,
         "label_selector": record.get("labels") or {}, "fallback_strategy": None, "count": record.get("count") or 1,
         "pending_reason": record.get("waits_for") or record.get("pending_reason") or None}
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from zray.transport.loop import Loop
 from zray.worker.actors.life import ActorLife
+from zray.worker.debugging import WorkerDebugger
 from zray.worker.events import EventRecorder
 from zray.worker.machine import WorkerMachine
 from zray.worker.ports import CoreProcess
@@ -56,6 +57,7 @@ class Execution(Protocol):
     forked: bool
     recorder: RunsRecorded | None
     tracing: RunsTraced | None
+    debugger: WorkerDebugger
 
     def stop(self, reason: str) -> None: ...
     def flush(self) -> None: ...

@@ -26,7 +26,8 @@ PROCESS_ANSWER_S = 2.0
 EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
               "tasks": "tasks", "placement-groups": "placement-groups",
               "objects": "objects", "parents": "parents", "metrics": "metrics",
-              "runtime-envs": "runtime-envs", "functions": "functions", "output": "output"}
+              "runtime-envs": "runtime-envs", "functions": "functions", "output": "output",
+              "stops": "stops"}
 OF_PROCESSES = frozenset(("tasks", "objects", "actors"))  # processes answer them too, with ``live``
 APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent", "stories")
 ADDED = ("total", "dropped", "forgotten", "left_out")

@@ -17,6 +17,7 @@ from zray.wire.messages import FEATURES, PROTOCOL, Because, Bye, Hello, NodeAnsw
 
 QUERY_TIMEOUT_S = 10.0
 STACK_TIMEOUT_S = 2.0
+ALIVE_LOOK_S = 0.5  # while a question waits, look this often whether the process of the node still runs
 
 
 class NodeClient:
@@ -45,6 +46,8 @@ class NodeClient:
         found = self._await(lambda _, message: type(message) is NodeAnswer and message.request == number, timeout_s)
         if found is None:
             where = self.handle.session_dir
+            if not self.handle.session.alive():
+                raise RuntimeError(f"the node in {where} has ended")
             raise RuntimeError(f"the node in {where} did not answer within {timeout_s:g} s")
         if "error" in found.answer:
             raise RuntimeError(found.answer["error"])
@@ -80,9 +83,11 @@ class NodeClient:
         self.mesh.flush()
         deadline = time.monotonic() + timeout_s
         while not found and time.monotonic() < deadline:
-            self.mesh.poll(0.0 if self.mesh.readable() else deadline - time.monotonic())
+            self.mesh.poll(0.0 if self.mesh.readable() else min(ALIVE_LOOK_S, deadline - time.monotonic()))
             self.mesh.drain(on_message)
             self.mesh.flush()
+            if not found and not self.handle.session.alive():
+                return None  # it was killed: no answer comes
         return found[0] if found else None
 
     def ask_process(self, socket: str, what: bytes = stacks.ASK, timeout_s: float = STACK_TIMEOUT_S,

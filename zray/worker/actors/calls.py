@@ -86,6 +86,8 @@ class ActorHost:
             self.end_by(raised, name)
             return False
         except BaseException as raised:
+            if executor.debugger.post_mortem_s:
+                raised = executor.debugger.after(raised, task, name, executor.interrupts)
             error = self._constructor_error(raised, name)
             message = text_of(error) or str(raised)
         executor.events.add(task, name, started_ns, [FAILED, "task_error", error] if error else True)

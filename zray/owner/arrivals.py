@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from zray.owner.records import Task
+from zray.wire.messages import STORED
 
 
 class _Arrivals(Protocol):
@@ -23,4 +24,7 @@ class Arrival:
         self.task = task
 
     def __call__(self, record: Any) -> None:
+        value = record.value
+        if type(value) is list and value[0] == STORED:
+            record.escaped = True  # the task may run already, and read the value in the store (zray.owner.followers)
         self.submitter.arrived(self.task)

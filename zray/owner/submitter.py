@@ -186,7 +186,7 @@ class Submitter:
                 extra = dict(extra) if extra else {}
                 extra["deps"] = [record.value for record in task.deps]
                 for record in task.deps:
-                    record.escaped = True
+                    record.escaped = record.escaped or record.value is not None  # see also Arrival
                 if task.missing:
                     extra["behind"] = places(task)
             if task.retries == 0:  # its worker must not run other tasks inside it while it waits

@@ -38,6 +38,7 @@ SHELLS: dict[str, set[str]] = {
     "node.process": {"os", "signal"},
     "node.running.ask": {"os", "time"},
     "node.running.checkpoint_files": {"os"},
+    "node.running.dashboard": {"fcntl", "os", "signal", "socket"},
     "node.running.join_secret": {"os"},
     "node.running.journal": {"os", "time"},
     "node.running.launch": {"fcntl", "os", "signal", "time"},

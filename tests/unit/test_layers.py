@@ -31,6 +31,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("libraries", ["dag", "job_submission"]),
     ("programs written for Ray", ["compat"]),
     ("runs from their records", ["replay"]),
+    ("pages of a session", ["dashboard"]),
     ("commands", ["cli", "__main__"]),
     ("simulator", ["sim"]),
 ]

@@ -12,7 +12,7 @@ if importlib.util.find_spec("click") is None:  # the core installs without it
     print("the zray command needs click: pip install 'zray[default]' (zray-node works without)", file=sys.stderr)
     sys.exit(1)
 
-from zray.cli import doctor, jobs, listing, metrics, nodes, programs, records, replaying, status, waiting  # noqa: F401
+from zray.cli import dashboard, doctor, jobs, listing, metrics, nodes, programs, records, replaying, status, waiting  # noqa: F401
 from zray.cli.commands import main
 
 __all__ = ["main"]

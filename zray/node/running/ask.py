@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -62,13 +62,21 @@ class NodeClient:
             self.mesh.flush()
         return found[0] if found else None
 
-    def ask_process(self, socket: str, what: bytes = stacks.ASK) -> Because | None:
-        """The answer to Why of the driver or worker behind a socket of the session directory; None for no answer."""
+    def tell(self, message: Any) -> None:
+        """Send the node a message that has no answer; returns when the node has read it."""
+        self._send(message)
+        self.ask("received")
+
+    def ask_process(self, socket: str, what: bytes = stacks.ASK, first: Sequence[Any] = ()) -> Because | None:
+        """The answer to Why of the driver or worker behind a socket of the session directory; None for no answer.
+
+        ``first``: messages that the process gets before the question, and has read when it answers.
+        """
         peer = bytes.fromhex(socket[2:-len(".sock")])
         self.mesh.connect(peer, f"ipc://{self.handle.session_dir}/{socket}")
         python = ".".join(map(str, sys.version_info[:3]))
         number = next(self._numbers)  # a late answer is not taken for the answer to the next question
-        for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), Why(number, what)):
+        for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), *first, Why(number, what)):
             self.mesh.send(peer, message.CODE, message)
         found = self._await(lambda sender, message: sender == peer and type(message) is Because
                             and message.request == number, STACK_TIMEOUT_S)

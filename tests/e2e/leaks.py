@@ -12,7 +12,8 @@ import psutil
 
 from tests.e2e.target import until
 
-LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)|environment-\w+\.log|job-driver-.+\.log")
+LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)|environment-\w+\.log|job-driver-.+\.log|"
+                      r"dashboard\.log")
 
 
 class Footprint:

@@ -21,7 +21,8 @@ def task(number: int, state: str = "FINISHED", name: str = "f", **more: Any) -> 
             "worker_id": "ab" * 4 + f"{number % 7 + 1:08x}" + "0" * 40 if started else None,
             "worker_pid": 100 + number % 7, "error_type": None, "error_message": None,
             "creation_time_ms": 1_000 + number, "start_time_ms": 2_000 + number if started else 0,
-            "end_time_ms": 3_000 + number if ended else 0, "count": 1, "pending_reason": None, "events": [], "required_resources": {"CPU": 1.0}, "task_log_info": None,
+            "end_time_ms": 3_000 + number if ended else 0, "count": 1, "pending_reason": None,
+            "events": [], "required_resources": {"CPU": 1.0}, "task_log_info": None,
             "call_site": None, **more}
 
 
@@ -67,7 +68,8 @@ def session(**kinds: Any) -> RowsSource:
              "entrypoint": HOSTILE[0], "start_time": 1, "end_time": 0, "driver_info": {"pid": "1"}, "metadata": {}}],
         "workers": [], "objects": [
             {"object_id": "cd" * 28, "object_size": 10 * size, "reference_type": "LOCAL_REFERENCE",
-             "task_status": "NIL", "type": "DRIVER", "pid": 1, "ip": "10.0.0.1", "call_site": HOSTILE[size]} for size in range(3)],
+             "task_status": "NIL", "type": "DRIVER", "pid": 1, "ip": "10.0.0.1", "call_site": HOSTILE[size]}
+            for size in range(3)],
         "placement_groups": [{"placement_group_id": "ef" * 18, "name": HOSTILE[1], "creator_job_id": "00000001",
                               "state": "PENDING", "bundles": [], "is_detached": False, "stats": {"detail": "no room"}}],
         "cluster_events": [{"severity": "INFO", "time": "2026-01-01 00:00:00.0", "source_type": "NODE", "event_id": "1",

@@ -55,6 +55,8 @@ class Dashboard:
         self._asks = ThreadPoolExecutor(1, "zray-dashboard-asks")
 
     async def read(self, name: str, query: Query) -> dict[str, Any]:
+        if self.ended.is_set() and self.reader.source.live:
+            raise SourceError("the session has ended")
         return await _in(self._reads, lambda: views.make(self.reader, name, query))
 
     async def ask(self, question: Callable[[LiveSource], Any]) -> Any:

@@ -66,11 +66,10 @@ def why(source: LiveSource, query: Query) -> dict[str, Any]:
     owner = next((row for row in live if not row.get("here")), None)
     row = owner or live[0]
     process = row["process"]["worker_id"][:INCARNATION_DIGITS]
-    about = {"name": row.get("name", ""), "task": task.hex(), "ask": [bytes.fromhex(process), task, ""]}
-    found: list[Any] = [[task + RETURN_1, Cause.RUNNING, about]]
-    if owner is not None:
-        about["ask"][1] = task + RETURN_1
-        found[0][1] = Cause.OWNER
+    about: dict[str, Any] = {"name": row.get("name", ""), "ask": [bytes.fromhex(process), task, ""]}
+    found: list[Any] = [[task + RETURN_1, Cause.RUNNING, about | {"task": task.hex()}]]
+    if owner is not None:  # it names the task itself: with its id here, that would look like a circle
+        found = [[task + RETURN_1, Cause.OWNER, about | {"ask": [bytes.fromhex(process), task + RETURN_1, ""]}]]
     Asking(source.client, ANSWER_S).follow(found)
     return {"text": cell("\n".join(sentence(*each) for each in found), TEXT_MAX)}
 

@@ -25,7 +25,8 @@ def overview(reader: PageReader, query: Query) -> dict[str, Any]:
     for row in tasks:
         phases[phase(row["state"])] += row.get("count") or 1
     return {"phases": dict(phases), "running": groups[:RUNNING_MAX],
-            "waiting": waiting(leases, tasks)[:WAITS_SHOWN_MAX], "blocked": blocked(leases), "failures": failures(tasks),
+            "waiting": waiting(leases, tasks)[:WAITS_SHOWN_MAX], "blocked": blocked(leases),
+            "failures": failures(tasks),
             "actors": dict(Counter(row["state"] for row in reader.rows("actors").rows)),
             "jobs": dict(Counter(row["status"] for row in reader.rows("jobs").rows)), "nodes": node_use(reader)}
 

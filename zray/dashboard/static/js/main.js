@@ -68,6 +68,7 @@ function show() {
   write($("title"), definition.title);
   document.title = `${definition.title} – zray`;
   $("page").replaceChildren(page.element);
+  delete $("page").dataset.fed;
   for (const link of $("nav").querySelectorAll("a")) {
     set(link, {"aria-current": link.dataset.page === (definition.under || name) ? "page" : null});
   }
@@ -98,6 +99,7 @@ async function listen() {
       if (!ended) tell(data.missing.length ? `Not complete: ${data.missing.join("; ")}` : "", "warn");
       mine.page.update(data);
       tick($("page"));
+      $("page").dataset.fed = mine.name;
     });
     if (!abort.signal.aborted && !ended) again("The dashboard closed the stream.");
   } catch (error) {

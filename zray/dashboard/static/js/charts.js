@@ -15,6 +15,7 @@ const WIDTH = 360;
 const HEIGHT = 120;
 const LEFT = 44;
 const BOTTOM = 18;
+const GAP_S = 6;
 
 // Lines over time: series are [{labels, points: [[seconds, value], ...]}].
 export class LineChart {
@@ -47,13 +48,16 @@ export class LineChart {
     write(this.low, show(lowest));
     write(this.from, clock(begin * 1000));
     write(this.to, clock(end * 1000));
-    while (this.lines.children.length < series.length) this.lines.append(svg("polyline"));
+    while (this.lines.children.length < series.length) this.lines.append(svg("path"));
     while (this.lines.children.length > series.length) this.lines.lastChild.remove();
     const latest = [];
     series.forEach((one, i) => {
-      const points = one.points.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`);
-      if (points.length === 1) points.push(points[0].replace(/^[^,]*/, WIDTH));
-      set(this.lines.children[i], {points: points.join(" "), class: `line c${i % COLORS}`});
+      // A gap in time is a gap in the line: nobody looked then.
+      const steps = one.points.map(([at, value], n) => {
+        const joined = n > 0 && at - one.points[n - 1][0] < GAP_S;
+        return `${joined ? "L" : "M"}${x(at).toFixed(1)},${y(value).toFixed(1)}${joined ? "" : "h.01"}`;
+      });
+      set(this.lines.children[i], {d: steps.join(""), class: `line c${i % COLORS}`});
       latest.push(one.points.length ? show(one.points.at(-1)[1]) : "–");
     });
     set(this.graph, {"aria-label": `${this.title}: ${latest.join(", ") || "no points yet"}`});

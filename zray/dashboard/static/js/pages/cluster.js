@@ -53,7 +53,7 @@ export function control(context) {
     element, view: "control",
     update(data) {
       redraw(about, [data.generation, data.voters, data.trouble, data.names], () => [
-        h("p", {}, `Configuration ${data.generation}. ${data.voters.length} voters: ${data.voters.map((v) => shown(data, v)).join(", ")}.`),
+        h("p", {}, `Configuration ${data.generation}. ${data.voters.length} ${data.voters.length === 1 ? "voter" : "voters"}: ${data.voters.map((v) => shown(data, v)).join(", ")}.`),
         data.trouble ? h("p", {class: "why bad"}, text(data.trouble)) : h("p", {class: "aside"}, "No trouble is known.")]);
       redraw(body, [data.chains, data.names], () => data.chains.map((chain) => h("tr", {},
         ...[["Shard", chain.shard], ["Epoch", chain.epoch], ["Members", chain.members.map((m) => shown(data, m)).join(" → ")],

@@ -135,6 +135,7 @@ function attempt(row) {
     row.actor_id ? ["actor", link(address("actor", {id: row.actor_id}), shortActor(row.actor_id))] : null,
     row.count > 1 ? ["items", count(row.count)] : null, row.call_site ? ["made at", row.call_site] : null,
     row.node_id && file ? ["logs", h("span", {}, log(".out"), ", ", log(".err"))] : null]));
+  if (row.name.length > 150) parts.push(h("details", {}, h("summary", {}, "The whole name"), h("p", {}, text(row.name))));
   if (row.error_message) {
     parts.push(h("h4", {}, text(row.error_type || "Error")), h("pre", {tabindex: 0, role: "region", "aria-label": "error"}, cleanLines(row.error_message)));
   }

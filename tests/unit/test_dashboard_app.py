@@ -154,6 +154,18 @@ def test_a_stream_sends_what_has_changed_and_then_that_the_session_has_ended(mon
     asyncio.run(run())
 
 
+def test_a_dashboard_that_is_stopped_does_not_say_that_the_session_has_ended():
+    async def run():
+        dashboard = Dashboard(Live(), None, {})
+        updates = dashboard.updates("jobs", Query())
+        await anext(updates)
+        dashboard.stop()
+        assert [text async for text in updates] == []
+        await dashboard.close()
+
+    asyncio.run(run())
+
+
 def test_a_stream_that_has_nothing_new_sends_a_beat_and_no_data(monkeypatch):
     monkeypatch.setattr(module, "INTERVAL_S", 0.0)
     monkeypatch.setattr(module, "PATIENCE", 0)

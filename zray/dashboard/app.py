@@ -50,7 +50,8 @@ class Dashboard:
         self.asked = asked
         self.about = about
         self.streams = 0
-        self.ended = asyncio.Event()
+        self.ended = asyncio.Event()  # the session, or (``leaves``) this process alone
+        self.leaves = False
         self._reads = ThreadPoolExecutor(1, "zray-dashboard-reads")
         self._asks = ThreadPoolExecutor(1, "zray-dashboard-asks")
 
@@ -100,7 +101,13 @@ class Dashboard:
                 continue
             if not self.reader.source.live:
                 await asyncio.sleep(pause)
-        yield _event("ended", {"why": "The session has ended."})
+        if not self.leaves:
+            yield _event("ended", {"why": "The session has ended."})
+
+    def stop(self) -> None:
+        """End all streams, since this process ends."""
+        self.leaves = not self.ended.is_set()
+        self.ended.set()
 
 
 async def _in(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> Any:

@@ -79,7 +79,7 @@ async def serve(session: NodeSession, listener: socket.socket, *, ends_with_node
             file.write(session.session_dir)
         ready(file)
         await stop.wait()  # not server.main_loop(), which looks ten times a second
-        dashboard.ended.set()
+        dashboard.stop()
         await server.shutdown(sockets=[listener])
         await dashboard.close()
     finally:

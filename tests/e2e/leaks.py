@@ -13,7 +13,7 @@ import psutil
 from tests.e2e.target import until
 
 LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)|environment-\w+\.log|job-driver-.+\.log"
-                      r"|spans-\d+\.jsonl")
+                      r"|spans-\d+\.jsonl|dashboard\.log")
 
 
 class Footprint:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not IS_ZRAY, reason="the pages import zray")
 
 @pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/scheduling.md", "docs/cluster.md",
                                   "docs/environments.md", "docs/drop-ins.md", "docs/state.md", "docs/resume.md",
-                                  "docs/logs.md", "docs/metrics.md", "docs/timeline.md"])
+                                  "docs/logs.md", "docs/metrics.md", "docs/timeline.md", "docs/dashboard.md"])
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, session_root):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks

@@ -18,7 +18,7 @@ HIDDEN = ("help", "version")
 SHARED = ("address", "session", "form", "wide")  # options that many commands have: described once
 # What each group of the page has, in its order; a command that is in none fails the test.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "What runs, and why it waits": ("status", "top", "explain", "why", "stack", "profile", "memory"),
+    "What runs, and why it waits": ("status", "top", "dashboard", "explain", "why", "stack", "profile", "memory"),
     "Rows": ("list", "get", "summary", "events"),
     "Records": ("logs", "timeline", "metrics", "report", "sessions"),
     "End something": ("kill", "cancel", "drain-node"),

@@ -40,6 +40,7 @@ SHELLS: dict[str, set[str]] = {
     "node.running.ask": {"os", "time"},
     "node.running.checkpoint_files": {"os"},
     "node.running.host_metrics": {"os", "time"},
+    "node.running.dashboard": {"fcntl", "os", "signal", "socket"},
     "node.running.join_secret": {"os"},
     "node.running.journal": {"os", "time"},
     "node.running.kept_state": {"os", "time"},

@@ -33,6 +33,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("libraries", ["dag", "job_submission"]),
     ("programs written for Ray", ["compat"]),
     ("runs from their records", ["replay", "report"]),
+    ("pages of a session", ["dashboard"]),
     ("commands", ["cli", "__main__"]),
     ("simulator", ["sim"]),
 ]

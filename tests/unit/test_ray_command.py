@@ -18,7 +18,7 @@ def node(address: str, directory: str = "/s") -> NodeSession:
     ("start --head", "start --head --port=6379"),
     ("start --head --port=0 --num-cpus 2 --block", "start --head --num-cpus 2 --block --port=0"),
     ("start --head --port 7000 --dashboard-host 0.0.0.0 --include-dashboard=true -v --disable-usage-stats",
-     "start --head --port=7000"),
+     "start --head --include-dashboard=true --port=7000"),
     ("debug -v --address auto", "debug --address auto"),
     ("--logging-level debug start --head --node-ip-address 10.0.0.1", "start --head --port=6379 --host=10.0.0.1"),
     ("start --head --min-worker-port=100 --max-worker-port=200", "start --head --port=6379 --port-range=100-200"),

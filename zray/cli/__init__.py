@@ -16,6 +16,7 @@ if _missing := [name for name in ("click", "rich", "psutil") if importlib.util.f
 
 from zray.cli import (  # noqa: F401
     acting,
+    dashboard,
     debugging,
     doctor,
     jobs,

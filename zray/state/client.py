@@ -95,13 +95,15 @@ def asker_for(address: str | None) -> Asker:
 class StateClient:
     """One question of a user: it may ask a node several times, within ``timeout_s``."""
 
-    def __init__(self, address: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S):
+    def __init__(self, address: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, asker: Asker | None = None):
+        """``asker``: a connection that the caller has already."""
         if not isinstance(timeout_s, (int, float)) or isinstance(timeout_s, bool) or timeout_s <= 0:
             raise ValueError(f"timeout takes a number of seconds over 0, not {timeout_s!r}")
-        self._asker = asker_for(address)
+        self._asker = asker or asker_for(address)
         self._deadline = time.monotonic() + timeout_s
         self.missing: list[str] = []  # what is not in the rows, in words
         self.gone = ""  # the nodes that have ended, with the rows that only they kept
+        self.totals: dict[str, int] = {}  # rows that the nodes have of each view, also those that they did not send
 
     def __enter__(self) -> Self:
         return self
@@ -139,6 +141,7 @@ class StateClient:
         for view, fixed in kind.views.items():
             found = answers[view] = self.ask(view, **fixed, **args.get(view, {}))
             total, given = found.get("total", 0), len(found.get(view, ()))
+            self.totals[view] = total
             if total > given >= LIMIT_MAX:
                 self.missing.append(f"only {given} of {total} {view} were sent")
             if left_out := found.get("left_out", 0):

@@ -40,7 +40,7 @@ EVENTS_PART = 2  # task events have one part in so many of the bytes; more when 
 SPANS_PART = 16  # and spans beside them
 HIDDEN = "****"
 # The views that are kept, each with its arguments.
-VIEWS: dict[str, dict[str, Any]] = {
+KEPT_VIEWS: dict[str, dict[str, Any]] = {
     "nodes": {}, "jobs": {}, "actors": {}, "workers": {"ended": True}, "placement-groups": {}, "runtime-envs": {},
     "leases": {}, "stats": {}, "gcs": {}, "resources": {}, "available": {"local": True}}
 
@@ -125,7 +125,7 @@ class KeptState:
 
         spans = self._ports.spans.dump(bytes_max // SPANS_PART)
         answers, left = {}, bytes_max - bytes_max // EVENTS_PART - len(wire(spans))
-        for view, args in VIEWS.items():
+        for view, args in KEPT_VIEWS.items():
             answer = without_secrets(view, self._ports.answer(view, {**args, "limit": rows_max}))
             answers[view] = fitting(view, answer, left)
             left -= len(wire(answers[view]))

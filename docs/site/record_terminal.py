@@ -107,10 +107,10 @@ def typed(command: str, frames: list[Frame]) -> list[Frame]:
     prompt = (0, "$ ", "fill:#5fd0a2")
     length = len(frames[0].rows) + 1
     key_s = 0.09
-    first = [Frame(0.6 + key_s * count, ((prompt, (2, command[:count], f"fill:{INK};font-weight:700")),
+    first = [Frame(0.2 + key_s * count, ((prompt, (2, command[:count], f"fill:{INK};font-weight:700")),
                                          *((),) * (length - 1))) for count in range(1, len(command) + 1)]
     line = first[-1].rows[0]
-    start = first[-1].at + 0.4
+    start = first[-1].at + 0.2
     return [Frame(0.0, ((prompt,), *((),) * (length - 1))), *first,
             *(Frame(start + frame.at, (line, *frame.rows)) for frame in frames)]
 
@@ -147,7 +147,7 @@ def svg(frames: list[Frame], columns: int, title: str) -> str:
         f"<style>svg>g{{visibility:hidden;animation:{total:.1f}s step-end infinite}}svg>g.end{{visibility:visible}}",
         'text{font:14px ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;white-space:pre}',
         "@media (prefers-reduced-motion:reduce){svg>g{animation:none}}", *rules, "</style>",
-        f'<rect {size} rx="8" fill="{GROUND}"/>', *drawn, "</svg>", ""])
+        f'<rect {size} rx="8" fill="{GROUND}" stroke="#3d4650"/>', *drawn, "</svg>", ""])
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from xml.etree.ElementTree import fromstring, parse
 
 import pytest
 
+import zray
 from docs.site import hooks
+from tests.unit.test_docstrings import MODULES
 from zray.base.config import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +61,24 @@ def test_a_default_is_shown_with_its_unit(name, value, text):
 def test_links_of_the_changelog_lead_to_pages_of_the_site():
     for link in re.findall(r"\]\(([^)#]+)", hooks.changelog_page()):
         assert (ROOT / "docs" / link).exists()
+
+
+# ---------------------------------------------------------------- API
+
+
+def test_each_public_name_of_the_package_is_in_the_api():
+    page = (ROOT / "docs" / "api" / "core.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^::: zray\.(?:\w+\.)?(\w+)$", page, re.M)
+    things = [getattr(zray, name) for name in zray.__all__]
+    public = {thing for thing in things if inspect.isclass(thing) or inspect.isfunction(thing)}
+    assert {getattr(zray, name) for name in shown} == public
+    assert len(shown) == len(set(shown))
+
+
+def test_the_modules_of_the_api_have_docstrings_that_a_test_holds():
+    pages = [page for page in sorted((ROOT / "docs" / "api").glob("*.md")) if page.stem != "core"]
+    modules = re.findall(r"^::: (\S+)$", "".join(page.read_text(encoding="utf-8") for page in pages), re.M)
+    assert len(modules) > 10 and set(modules) <= set(MODULES)
 
 
 # ---------------------------------------------------------------- pages

@@ -151,6 +151,11 @@ def with_pictures(html: str, folder: Path) -> str:
     return re.sub(r'<img [^>]*?src="(?P<src>[^":]+\.svg)"[^>]*>', picture, html)
 
 
+def without_roles(html: str) -> str:
+    """Docstrings with Sphinx's roles (``:meth:`push```) show the name alone."""
+    return re.sub(r":(?:attr|class|data|exc|func|meth|mod):(?=<code>)", "", html)
+
+
 def foreign(html: str) -> list[str]:
     """Addresses of other hosts that a browser would ask for when it shows the page."""
     loaded = r'<(?:script|img|iframe|source|video|audio|embed)\b[^>]*?\ssrc="((?:https?:)?//[^"]+)"'
@@ -168,7 +173,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     if not page.file.abs_src_path:
         return html  # generated
-    return with_pictures(html, Path(page.file.abs_src_path).parent)
+    return with_pictures(without_roles(html), Path(page.file.abs_src_path).parent)
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:

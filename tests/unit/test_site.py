@@ -105,6 +105,11 @@ def test_pictures_that_follow_the_colours_stand_in_the_page_and_others_do_not(tm
     assert html == '<svg class="zf"><text>A</text></svg><img alt="2" src="b.svg" /><img src="gone.svg">'
 
 
+def test_roles_of_docstrings_are_left_out():
+    assert hooks.without_roles("until :meth:<code>push</code> adds one: <code>x</code>") == (
+        "until <code>push</code> adds one: <code>x</code>")
+
+
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.stem)
 def test_a_picture_is_well_formed_and_loads_nothing(picture):
     parse(picture)

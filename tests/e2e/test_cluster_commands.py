@@ -274,3 +274,10 @@ def _of_another_cluster() -> str:
     from zray.transport.credentials import JoinString, encode_join
 
     return encode_join(JoinString("127.0.0.1", 1, b"c" * 16, b"node", b"k" * 32, b"t" * 32, 2e9))
+
+
+def test_a_node_in_a_directory_outside_of_the_sessions_is_stopped_by_its_name():
+    with tempfile.TemporaryDirectory(prefix="zray-own-") as own:
+        node = Started(zray("start", "--head", "--new-cluster", "--session-dir", f"{own}/node", "--num-cpus", "1"))
+        assert zray("stop", "--session-dir", node.session_dir) == f"stopped {node.session_dir} (pid {node.pid})\n"
+        assert "no zray node of this user runs in" in zray("stop", "--session-dir", node.session_dir, code=1)

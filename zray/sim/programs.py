@@ -209,9 +209,12 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
     try:
         if seconds:
             yield "sleep", seconds
-    finally:  # also when it is cancelled
-        if scratch is not None and (kind != "crash" or attempt >= parts[0]):
+    except GeneratorExit:  # it was cancelled, before it could end its process
+        if scratch is not None:
             scratch.drop()
+        raise
+    if scratch is not None and (kind != "crash" or attempt >= parts[0]):
+        scratch.drop()
     if kind == "raise":
         raise core.failure("task_error", "raised")
     if kind == "flaky" and attempt < parts[0]:

@@ -127,6 +127,16 @@ class Typist:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
+    def interrupt(self, words: str) -> None:
+        """Type Ctrl-C until the terminal shows ``words``: Python's input misses one just before it begins to wait."""
+        seen = self.text
+        for _ in range(60):
+            self.type("\x03")
+            if select.select([self.fd], [], [], 1.0)[0] or words in self.text:
+                self.wait(words)
+                return
+        raise AssertionError(f"no {words!r} in {seen + self.text!r}")
+
     def end(self) -> str:
         """The rest of what it shows; its process must have exit code 0."""
         while piece := self._read():

@@ -274,4 +274,4 @@ def test_the_logs_of_an_ended_run_are_found_by_class_and_function(tmp_path, sess
     assert command("logs", "--actor", "Printer", "--address", session_dir) == "words of an actor\n"
     assert command("logs", "--task", "other", "--address", session_dir) == "words of a task\n"
     assert "no actor of this name" in command("logs", "--actor", "Nobody", "--address", session_dir, code=1)
-    assert "only its logs are left" in command("status", "--address", session_dir, code=1)
+    assert "that session has ended (its rows: zray list tasks" in command("status", "--address", session_dir, code=1)

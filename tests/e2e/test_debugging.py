@@ -80,8 +80,7 @@ def a_whole_session(driver, script):
     terminal.type("p tot\t\n")
     terminal.wait("42")
     terminal.wait(f"({stop}) ")
-    terminal.type("\x03")  # Ctrl-C drops a line, and nothing else
-    terminal.wait("Ctrl-D leaves it waiting")
+    terminal.interrupt("Ctrl-D leaves it waiting")  # Ctrl-C drops a line, and nothing else
     terminal.type("\x04")
     assert "Left it waiting" in terminal.end()
     assert driver.poll() is None

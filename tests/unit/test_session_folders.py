@@ -55,6 +55,7 @@ def test_an_error_says_why_no_node_can_be_asked_in_a_folder(tmp_path, monkeypatc
     assert "its node.json cannot be read" in why("half-written", "logs", "spill", node='{"session_dir": "')
     assert "it has no node.json" in why("begun", "logs", "spill")
     assert "only its logs are left" in why("ended", "logs")
+    assert "--session kept-rows; its logs" in why("kept-rows", "logs", "state")
     assert "that is no session directory" in why("other")
     assert "cannot be read: No such file" in sessions.why_none(str(tmp_path / "none"))
     monkeypatch.setattr(os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)

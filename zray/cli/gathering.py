@@ -16,6 +16,7 @@ from zray.cli.live import Unfinished
 from zray.cli.text import duration
 from zray.cli.usage import Usage, Usages
 from zray.node.running import session as sessions
+from zray.state import kept
 from zray.state.client import LIMIT_MAX, StateClient, list_rows
 from zray.state.errors import RayStateApiException
 from zray.state.kinds import KINDS
@@ -55,10 +56,16 @@ def _key(what: str, args: dict[str, Any]) -> str:
 
 
 @contextmanager
-def asking(address: str) -> Iterator[GatheringClient]:
-    """A connection for several questions; what goes wrong is the error of a command."""
+def asking(address: str, must_run: bool = False) -> Iterator[GatheringClient]:
+    """A connection for several questions; what goes wrong is the error of a command.
+
+    ``must_run``: a session that has ended, and has kept its rows, is an error.
+    """
+    where = chosen(address)
+    if must_run and kept.is_ended(where):
+        raise click.ClickException(sessions.why_none(where))
     try:
-        with GatheringClient(chosen(address)) as client:
+        with GatheringClient(where) as client:
             yield client
     except RayStateApiException as error:
         raise click.ClickException(str(error)) from None

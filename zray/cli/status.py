@@ -17,7 +17,7 @@ from zray.cli.usage import Usages
 @with_format
 def status(address: str, form: str) -> None:
     """What runs, what waits and why; then the nodes, what is in use, and where the control store is."""
-    with asking(address) as client:
+    with asking(address, must_run=True) as client:
         picture = take(client, Usages(), described_at(client), twice=not is_human(form), errors=True)
     if is_human(form):
         click.echo("\n".join(lines(picture, width_now())))
@@ -40,7 +40,7 @@ def top(interval: float, address: str, form: str) -> None:
     if is_human(form) and live.is_possible():
         live.watch(address, interval)
         return
-    with asking(address) as client:
+    with asking(address, must_run=True) as client:
         picture = take(client, Usages(), described_at(client), twice=True)
     if is_human(form):
         click.echo("\n".join(live.whole(picture, width_now())))

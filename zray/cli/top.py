@@ -52,7 +52,7 @@ def _watch(address: str, interval_s: float) -> str:
     from rich.text import Text
 
     usages = Usages()
-    with asking(address) as client:
+    with asking(address, must_run=True) as client:
         where = described_at(client)
         picture = take(client, usages, where)
     with _single_keys(), Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
@@ -64,7 +64,7 @@ def _watch(address: str, interval_s: float) -> str:
             if _quits(interval_s, draw):
                 return ""
             try:
-                with asking(address) as client:
+                with asking(address, must_run=True) as client:
                     picture = take(client, usages, where)
             except click.ClickException as error:
                 return error.message

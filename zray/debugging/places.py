@@ -70,9 +70,13 @@ def socket_path(session_dir: str, stop: str) -> str:
     return os.path.join(session_dir, STOPS_FOLDER, f"{stop}.sock")
 
 
+def make_folder(session_dir: str) -> None:
+    os.makedirs(os.path.join(session_dir, STOPS_FOLDER), mode=0o700, exist_ok=True)
+
+
 def write(session_dir: str, stop: Stop) -> None:
     """Write or replace the record, in one step."""
-    os.makedirs(os.path.join(session_dir, STOPS_FOLDER), mode=0o700, exist_ok=True)
+    make_folder(session_dir)
     write_private(record_path(session_dir, stop.id), json.dumps(asdict(stop)))
 
 

@@ -61,12 +61,13 @@ class Desk:
         path = places.socket_path(self._session_dir, self.stop.id)
         with socket.socket(socket.AF_UNIX) as listener:
             self.stop.attached = 0
-            places.write(self._session_dir, self.stop)  # makes the folder
+            places.make_folder(self._session_dir)
             try:
                 listener.bind(path + ".new")
                 os.chmod(path + ".new", 0o600)
                 listener.listen(1)
                 os.rename(path + ".new", path)  # now that it listens, others see it
+                places.write(self._session_dir, self.stop)  # a reader of the record can attach
                 self._announce(self.stop)
                 self._wire = self._accepted(listener)
             finally:

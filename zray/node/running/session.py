@@ -260,6 +260,9 @@ def why_none(path: str) -> str:
     if session is not None and not session.alive():
         return (f"no zray node of this user runs in {path!r}: its process {session.pid} has ended without cleaning up "
                 f"(its logs: zray logs --address {path})")
+    if names == {LOGS, STATE}:
+        return (f"no zray node of this user runs in {path!r}: that session has ended (its rows: zray list tasks "
+                f"--session {os.path.basename(path)}; its logs: zray logs --address {path})")
     if names == {LOGS}:
         return (f"no zray node of this user runs in {path!r}: that session has ended, and only its logs are left "
                 f"(zray logs --address {path})")

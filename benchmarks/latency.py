@@ -23,7 +23,7 @@ GROUP = "latency"
 CPUS = 2
 PAUSE_S = 1e-3
 PAUSED = 1000
-LINKS = 100
+LINKS = 100  # the name of the row has it too
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 
@@ -111,7 +111,7 @@ def _chain(ray: Any) -> list[Row]:
             ref = following.remote(ref)
         ray.get(ref)
 
-    return [rate_row(GROUP, f"chain of {LINKS} dependent tasks", rate(chain, LINKS))]
+    return [rate_row(GROUP, "chain of 100 dependent tasks", rate(chain, LINKS))]
 
 
 # ---------------------------------------------------------------- what the machine allows

@@ -12,7 +12,8 @@ import psutil
 
 from tests.e2e.target import until
 
-LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)|environment-\w+\.log|job-driver-.+\.log")
+LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)|environment-\w+\.log|job-driver-.+\.log"
+                      r"|spans-\d+\.jsonl|dashboard\.log")
 
 
 class Footprint:
@@ -74,7 +75,7 @@ def _descriptors() -> Counter[str]:
 
 
 def only_logs(session_dir: str) -> bool:
-    """What may stay of a session that has ended: log files in which there is something.
+    """What may stay of a session that has ended: log files in which there is something, and its state.
 
     Or an empty directory: a daemon that is killed while it deletes old logs leaves one, and a later sweep takes it.
     """
@@ -83,7 +84,7 @@ def only_logs(session_dir: str) -> bool:
         if not os.listdir(session_dir):
             return True
         with os.scandir(logs) as entries:
-            return os.listdir(session_dir) == ["logs"] and all(
+            return set(os.listdir(session_dir)) <= {"logs", "state"} and all(
                 entry.is_file(follow_symlinks=False) and entry.stat().st_size and LOG_FILE.fullmatch(entry.name)
                 for entry in entries)
     except FileNotFoundError:

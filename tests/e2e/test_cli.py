@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from tests.e2e.target import ray, until
+from zray.base.ids import short
 
 pytest.importorskip("click")
 pytestmark = pytest.mark.zray_only
@@ -49,7 +50,7 @@ def zray(session):
     address = ray.get_runtime_context().get_temp_dir()
 
     def run(*arguments: str, code: int = 0) -> str:
-        result = CliRunner().invoke(main, [*arguments, "--address", address])
+        result = CliRunner(env={"COLUMNS": "500"}).invoke(main, [*arguments, "--address", address])
         assert result.exit_code == code, result.output
         return result.output
 
@@ -62,7 +63,7 @@ def rows(zray, *arguments):
 
 def test_status_and_explain_say_what_waits_and_why(zray, session):
     until(lambda: "holds (1)" in zray("status"), "the waiting task is known")
-    assert "4/4 CPU in use" in zray("status") and rows(zray, "status")["available"].get("CPU", 0) == 0
+    assert "in use: 4/4 CPU" in zray("status") and rows(zray, "status")["available"].get("CPU", 0) == 0
     assert "the resources its task asks for are in use" in zray("explain")
     assert rows(zray, "explain")[0]["want"] == 1
 
@@ -86,23 +87,26 @@ def test_lists_filter_limit_and_format(zray, session):
     assert 'name: "lives"' in zray("list", "actors", "--format", "yaml")
     for what in ("nodes", "workers", "leases", "jobs", "objects", "cluster-events"):
         assert rows(zray, "list", what), what
-        assert len(zray("list", what).splitlines()) >= 3, what
+        assert len(zray("list", what).splitlines()) >= 2, what
     zray("list", "actors", "--filter", "nonsense", code=2)
     for what in ("nodes", "workers", "leases", "jobs", "objects", "actors", "tasks", "placement-groups",
                  "runtime-envs", "cluster-events"):
         assert "filter column bogus is not supported" in zray("list", what, "--filter", "bogus=1", code=2)
     assert "did you mean 'name'?" in zray("list", "actors", "--filter", "nam=lives", code=2)
     zray("list", "actors", "--limit", "-1", code=2)
-    assert session["stored"].hex() in zray("list", "objects") and session["stored"].hex() in zray("memory")
+    assert short(session["stored"].binary()) in zray("list", "objects")
 
 
 def test_get_and_summary(zray, session):
     (actor,) = rows(zray, "list", "actors", "--filter", f"pid={session['pid']}", "--detail")
     assert rows(zray, "get", "actors", actor["actor_id"]) == actor
     assert rows(zray, "get", "objects", session["stored"].hex())["object_size"] > 8_000_000
-    assert "no actor with id 'ffff'" in zray("get", "actors", "ffff", code=1)
-    assert "no actor with id ''" in zray("get", "actors", "", code=1)
-    assert "begin with" in zray("get", "tasks", "0", code=1)
+    assert rows(zray, "get", "actor", "lives") == actor, "a name, and the singular"
+    assert rows(zray, "get", "actor", actor["actor_id"][8:14]) == actor, "the beginning, without the job"
+    assert rows(zray, "get", "objects", short(session["stored"].binary()))["object_size"] > 8_000_000
+    assert "no actor with id or name 'ffff'" in zray("get", "actors", "ffff", code=1)
+    assert "no actor with id or name ''" in zray("get", "actors", "", code=1)
+    assert "their ids begin with it" in zray("get", "tasks", "0", code=1)
     assert {"class_name", "state", "count"} == set(rows(zray, "summary", "actors")[0])
     assert rows(zray, "summary", "objects") and rows(zray, "job", "list")
     assert {"func_or_class_name": "holds", "state": "RUNNING", "count": 1} in rows(zray, "summary", "tasks")
@@ -110,11 +114,12 @@ def test_get_and_summary(zray, session):
 
 def test_stacks_of_workers(zray, session):
     assert "gate.wait" in zray("stack")
-    (text,) = [zray("stack", str(session["pid"]))]
-    assert f"pid {session['pid']}" in text and "MainThread" in text
-    assert f"(driver, pid {os.getpid()})" in zray("stack", str(os.getpid()))
+    text = zray("stack", str(session["pid"]))
+    assert f"pid {session['pid']}" in text and "no thread is in user code" in text, "an idle actor"
+    assert "MainThread" in zray("stack", "lives", "--all")
+    assert f"driver (pid {os.getpid()})" in zray("stack", str(os.getpid()))
     said = zray("stack", "99999999", code=1)
-    assert "no driver or worker of this node has pid 99999999" in said and str(session["pid"]) in said
+    assert "no driver or worker runs that '99999999' means" in said and str(session["pid"]) in said
 
 
 def test_timeline_and_logs(zray, session, tmp_path):
@@ -129,7 +134,7 @@ def test_timeline_and_logs(zray, session, tmp_path):
 def test_actors_are_explained_by_the_beginning_of_their_id(zray, session):
     (actor,) = rows(zray, "list", "actors", "--filter", f"pid={session['pid']}")
     assert "is ALIVE: it is ready" in zray("explain", actor["actor_id"][:20])
-    assert "no actor with id 'zz'" in zray("explain", "zz", code=1)
+    assert "placement group with id or name 'zz'" in zray("explain", "zz", code=1)
 
 
 def test_what_runs_is_named_and_who_waits_for_an_actor_or_in_get(zray, session, gate):
@@ -164,7 +169,8 @@ def test_what_runs_is_named_and_who_waits_for_an_actor_or_in_get(zray, session, 
     until(lambda: len(rows(zray, "list", "tasks", "--filter", "state=RUNNING_IN_RAY_GET")) == 2, "both wait in get")
     queued = rows(zray, "list", "tasks", "--filter", "state=PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY")
     assert [row["name"] for row in queued] == ["Busy.other"] * 2
-    assert sum(row["name"].split(".")[-1] == "second" for row in rows(zray, "list", "leases")) == 2
+    until(lambda: sum(row["name"].split(".")[-1] == "second" for row in rows(zray, "list", "leases")) == 2,
+          "the leases have the names of what runs, not of what they were taken for")
     gate.open()
     assert ray.get([held, *refs]) == [None, 1, 1]
     until(lambda: "Busy.other" not in zray("explain"), "nothing waits there any more")

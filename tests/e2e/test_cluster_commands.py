@@ -54,11 +54,12 @@ def two(session_root):
 
 
 def test_status_shows_nodes_resources_and_control_store(two):
-    said = zray("status")
+    said = zray("status", COLUMNS="300")
+    assert said.startswith("runs: nothing\nwaits: nothing\n")
     assert "2 nodes:" in said and "second" in said and two[0].address in said
-    assert "0/2 disk in use" in said and "0/2 CPU in use" in said
-    assert re.search(r"control store, 8 shards:\n( +[0-7, -]+: [0-9a-f]{8} -> [0-9a-f]{8}\n)+", said)
-    assert "decided by" in said
+    [used] = [line for line in said.splitlines() if line.startswith("in use: ")]
+    assert "0/2 disk" in used and "0/2 CPU" in used
+    assert re.search(r"control store: (shards [0-7, -]+ on [0-9a-f]{8} -> [0-9a-f]{8};? ?)+decided by", said)
     found = json.loads(zray("status", "--address", two[0].session_dir, "--format", "json"))
     assert len(found["nodes"]) == 2 and found["resources"]["CPU"] == 2 and found["control_store"]["voters"]
 
@@ -188,8 +189,8 @@ def test_a_second_head_is_refused_unless_meant_and_then_auto_names_both(two, ses
             ray.init("auto")
         assert other.session_dir in str(error.value)
         assert any(one.session_dir in str(error.value) for one in two), "each by its newest node"
-        assert "'auto' could mean 2 clusters" in zray("status", code=1)
-        assert "1 nodes" in zray("status", "--address", other.session_dir)
+        assert f"2 sessions run; this is {other.session_dir}" in zray("status"), "a command takes the newest"
+        assert "1 node:" in zray("status", "--address", other.session_dir)
     finally:
         zray("stop", "--session-dir", other.session_dir)
     assert "2 nodes" in zray("status")
@@ -208,6 +209,42 @@ def test_stopping_one_session_is_a_leave_and_its_join_string_then_says_that_it_h
     rows = json.loads(zray("list", "nodes", "--address", two[0].session_dir, "--format", "json"))
     assert sorted(row["state"] for row in rows) == ["ALIVE", "ALIVE", "DEAD"]
     assert "nobody listens" in zray("start", "--address", third.join, code=1)
+
+
+def test_a_node_is_drained_by_its_name_and_others_are_asked_for_their_processes(two, tmp_path):
+    third = Started(zray("start", "--address", f"@{two[0].join_file}", "--num-cpus", "1", "--node-name", "third",
+                         "--resources", '{"third": 1}'))
+    try:
+        run_script(tmp_path, """
+import subprocess, sys, time, zray as ray
+ray.init("auto")
+
+@ray.remote(resources={"third": 1}, num_cpus=0)
+class There:
+    def stays(self, path):
+        open(path, "w").close()
+        time.sleep(100)
+
+there = There.options(name="there").remote()
+ref = there.stays.remote("ran")
+import os
+while not os.path.exists("ran"):
+    time.sleep(0.01)
+zray = lambda *words: subprocess.run([sys.executable, "-m", "zray.cli", *words, "--address", sys.argv[1]],
+                                     capture_output=True, text=True).stdout
+until = time.monotonic() + 30
+while "time.sleep(100)" not in (said := zray("stack", "there")):
+    assert time.monotonic() < until, said
+assert "stays() runs on pid" in zray("why", "there")
+assert "killed actor There there" in zray("kill", "there")
+""", two[0].session_dir)
+        assert "no node with id or name 'nobody'" in zray("drain-node", "nobody", code=1)
+        assert "has left" in zray("drain-node", "third", "--address", two[0].session_dir)
+        rows = json.loads(zray("list", "nodes", "--address", two[0].session_dir, "--format", "json"))
+        assert [row["state"] for row in rows if row["node_name"] == "third"] == ["DEAD"]
+    finally:
+        if "third" in zray("list", "nodes", "--filter", "state=ALIVE", "--address", two[0].session_dir):
+            zray("stop", "--session-dir", third.session_dir)
 
 
 def test_the_daemon_says_in_one_sentence_what_is_wrong_with_its_arguments(two):
@@ -237,3 +274,10 @@ def _of_another_cluster() -> str:
     from zray.transport.credentials import JoinString, encode_join
 
     return encode_join(JoinString("127.0.0.1", 1, b"c" * 16, b"node", b"k" * 32, b"t" * 32, 2e9))
+
+
+def test_a_node_in_a_directory_outside_of_the_sessions_is_stopped_by_its_name():
+    with tempfile.TemporaryDirectory(prefix="zray-own-") as own:
+        node = Started(zray("start", "--head", "--new-cluster", "--session-dir", f"{own}/node", "--num-cpus", "1"))
+        assert zray("stop", "--session-dir", node.session_dir) == f"stopped {node.session_dir} (pid {node.pid})\n"
+        assert "no zray node of this user runs in" in zray("stop", "--session-dir", node.session_dir, code=1)

@@ -107,7 +107,7 @@ def test_without_a_majority_errors_and_status_name_the_voters_that_are_missing(g
             ray.get(actor.method.remote(), timeout=2)
         for node in nodes[1:]:
             assert "no majority" in str(raised.value) and node.node_id[:8] in str(raised.value)
-        said = zray("status", "--address", nodes[0].session_dir)
+        said = zray("status", "--address", nodes[0].session_dir, COLUMNS="1000")
         assert any("no majority" in line and nodes[1].node_id[:8] in line for line in said.splitlines())
     finally:
         for node in nodes[1:]:

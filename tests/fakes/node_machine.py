@@ -5,7 +5,7 @@ from __future__ import annotations
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
-from zray.node.machine import Death, NodeMachine, NodePorts, no_logs
+from zray.node.machine import Death, NodeMachine, NodePorts, NoHost, no_logs
 from zray.node.processes.memory import Reading
 from zray.sched.node.local import LocalScheduler
 from zray.sim.files import MemoryFiles
@@ -109,6 +109,7 @@ class MachineNode:
                 ends=Ends(), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
                 free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles(),
+                host=NoHost(), send_output=lambda: None, stops=list,
                 read_memory=lambda: [self.memory], memory_of=lambda pid: self.held.get(pid, 0)))
         self.machine.start(self.now)
         self.take()

@@ -11,7 +11,7 @@ from zray.base.ends import Ends
 from zray.base.ids import group_id
 from zray.base.ports import changed
 from zray.node.effects import Kill, Send, Spawn
-from zray.node.machine import Death, NodeMachine, NodePorts, no_logs
+from zray.node.machine import Death, NodeMachine, NodePorts, NoHost, no_logs
 from zray.node.processes.memory import Reading
 from zray.sched.node.bundles import BundleState
 from zray.sched.node.local import LocalScheduler
@@ -88,6 +88,7 @@ class GroupClusterNode:
                 ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={},
                 store_report=dict, stored_bytes=int, gcs_report=dict, ownerless=lambda has_ended: [],
                 free_unheld=lambda objects: None, epoch_s=0.0, logs=no_logs, checkpoints=MemoryFiles(),
+                host=NoHost(), send_output=lambda: None, stops=list,
                 read_memory=lambda: [Reading(0, 1 << 30, "a test")], memory_of=lambda pid: 0))
         groups = self.machine.groups
         groups.ports = changed(groups.ports, cluster_view=self.view, node_id=bytes.hex)

@@ -11,7 +11,8 @@ import pytest
 from tests.unit.test_layers import LAYERS
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+         *sorted((ROOT / "docs").rglob("*.md"))]
 # Runs of the benchmarks make this folder.
 NOT_FILES = {"benchmarks/results"}
 

@@ -7,8 +7,9 @@ from collections import Counter
 from hypothesis import given, strategies as st
 
 from tests.fakes.clock import FakeClock
-from zray.api.driver_log import SWITCH_S, Screen
+from zray.api.driver_log import FOLD_S, FOLDED_MAX, HINT, SWITCH_S, Screen
 from zray.node.processes.output import OutputFile
+from zray.wire.messages import LogLines
 
 
 def text_of(pieces, stderr=None):
@@ -28,14 +29,77 @@ def terminal(text):
 
 def test_worker_output_is_labelled_folded_and_never_lost():
     lines = [["f", 1, False, "hi"], ["f", 2, False, "hi"], ["g", 3, True, "hi"], ["", 4, False, "x"]]
-    pieces = Screen().render(lines, 2, fold=True)
-    assert text_of(pieces, False) == "(f pid=1) hi [repeated 2x across processes]\n(pid=4) x\n"
+    screen = Screen(fold=True)
+    pieces = screen.render(lines, 2)
+    assert text_of(pieces, False) == "(f pid=1) hi\n(pid=4) x\n"
     err = text_of(pieces, True)
     assert err.startswith("(g pid=3) hi\n") and "2 lines" in err
-    pieces = Screen().render([["f", 1, False, "hi"], ["f", 2, False, "hi"]], fold=False)
+    assert text_of(screen.counts(at_once=True)) == f"(f pid=2) hi [repeated 1x across processes{HINT}]\n"
+    pieces = Screen(fold=False).render([["f", 1, False, "hi"], ["f", 2, False, "hi"]])
     assert text_of(pieces) == "(f pid=1) hi\n(f pid=2) hi\n"
     pieces = Screen().render([["f", 1, False, "hi"], ["", 4, False, "x"]], ip="10.0.0.2")
     assert text_of(pieces) == "(f pid=1, ip=10.0.0.2) hi\n(pid=4, ip=10.0.0.2) x\n"
+
+
+def test_a_repeat_is_folded_if_another_process_printed_it_within_the_window():
+    clock = FakeClock()
+    screen = Screen(clock, fold=True)
+
+    def say(pid, text, err=False):
+        return text_of(screen.render([["f", pid, err, text]]))
+
+    assert say(1, "same") == say(1, "same") == "(f pid=1) same\n"  # its own repeats are no repeats of others
+    assert say(2, "same") == say(3, "same") == ""
+    assert say(2, "same", err=True) == "(f pid=2) same\n"
+    assert say(2, "step 1") == "(f pid=2) step 1\n" and say(3, "step 2") == "(f pid=3) step 2\n"  # as Ray would not
+    clock.now += FOLD_S
+    assert say(4, "same") == f"(f pid=3) same [repeated 2x across processes{HINT}]\n(f pid=4) same\n"
+    assert say(5, "same") == ""
+    clock.now += FOLD_S
+    assert text_of(screen.counts()) == "(f pid=5) same [repeated 1x across processes]\n"  # the hint comes once
+    assert screen.counts(at_once=True) == []
+
+
+def test_blank_lines_are_never_folded():
+    screen = Screen(fold=True)
+    for pid in (1, 2, 3):
+        assert [text_of(screen.render([["f", pid, False, blank]])) for blank in ("", "  ")] == [
+            f"(f pid={pid}) \n", f"(f pid={pid})   \n"]
+    assert screen.counts(at_once=True) == []
+
+
+def test_what_is_compared_is_bounded_and_no_count_is_lost():
+    screen = Screen(FakeClock(), fold=True)
+    shown = ""
+    for n in range(3 * FOLDED_MAX):
+        shown += text_of(screen.render([["f", 1, False, str(n)], ["f", 2, False, str(n)]]))
+        assert len(screen._repeated) <= FOLDED_MAX + 1
+    shown += text_of(screen.counts(at_once=True))
+    assert shown.count("(f pid=1) ") == shown.count("[repeated 1x") == 3 * FOLDED_MAX
+
+
+def test_counts_come_by_a_timer_and_at_the_end(capsys):
+    timers, clock = [], FakeClock()
+    screen = Screen(clock, lambda seconds, action: timers.append((clock.now + seconds, action)), fold=True)
+
+    def say(pid, text):
+        screen.show(LogLines([["f", pid, False, text]], 0))
+
+    say(1, "a")
+    clock.now += 1.0
+    say(2, "a")
+    say(2, "b")
+    say(1, "b")
+    assert len(timers) == 1
+    while timers:
+        clock.now, action = timers.pop()
+        action()
+    assert capsys.readouterr().out == (f"(f pid=1) a\n(f pid=2) b\n(f pid=2) a [repeated 1x across processes{HINT}]\n"
+                                       "(f pid=1) b [repeated 1x across processes]\n")
+    say(1, "c")
+    say(2, "c")
+    screen.end()
+    assert capsys.readouterr().out == "(f pid=1) c\n(f pid=2) c [repeated 1x across processes]\n"
 
 
 def test_a_progress_bar_moves_in_place():
@@ -72,6 +136,17 @@ def test_progress_bars_of_several_workers_take_turns():
     assert text_of(screen.render([["f", 1, True, "a4"]])) == "\n(f pid=1) a4\n"
 
 
+def test_bars_that_move_in_turn_do_not_write_a_line_for_each_step():
+    clock = FakeClock()
+    screen = Screen(clock)
+    shown = ""
+    for step in range(100):
+        clock.now += SWITCH_S / 100
+        for pid in (1, 2):
+            shown += text_of(screen.render([], unfinished=[["f", pid, True, f"step {step}"]]))
+    assert shown.count("\n") <= 3
+
+
 def test_what_waited_for_a_progress_bar_is_shown_when_the_bar_has_ended():
     screen = Screen(FakeClock())
     for text in ("a1", "a2"):
@@ -81,10 +156,11 @@ def test_what_waited_for_a_progress_bar_is_shown_when_the_bar_has_ended():
 
 
 def test_a_folded_repeat_ends_the_line_that_it_completes():
-    screen = Screen()
-    screen.render([], unfinished=[["f", 2, False, "don"]])
-    pieces = screen.render([["f", 1, False, "done"], ["f", 2, False, "done"]], fold=True)
-    assert terminal(text_of(pieces)) == ["", "(f pid=1) done [repeated 2x across processes]", ""]
+    screen = Screen(fold=True)
+    shown = text_of(screen.render([["f", 1, False, "done"]], unfinished=[["f", 2, False, "don"]]))
+    shown += text_of(screen.render([["f", 2, False, "done"]])) + text_of(screen.counts(at_once=True))
+    assert terminal(shown) == ["(f pid=1) done", "(f pid=2) don",
+                               f"(f pid=2) done [repeated 1x across processes{HINT}]", ""]
 
 
 def test_a_marker_that_is_half_written_is_not_shown():
@@ -110,7 +186,7 @@ writes = st.lists(st.tuples(st.integers(0, 2), words, st.sampled_from(["", "\r",
 @given(writes, st.lists(st.floats(0, 1), max_size=10))
 def test_every_line_appears_whole_once_and_no_row_mixes_two_workers(written, ticks):
     clock = FakeClock()
-    screen = Screen(clock)
+    screen = Screen(clock, fold=False)
     streams = [OutputFile("", b"", bool(n % 2)) for n in range(3)]
     for n, stream in enumerate(streams):
         stream.pid = n
@@ -121,7 +197,7 @@ def test_every_line_appears_whole_once_and_no_row_mixes_two_workers(written, tic
         batch += streams[n].lines((word + end).encode(), False)
         if look:
             open_line = streams[n].unfinished()
-            pieces = screen.render(batch, unfinished=[open_line] if open_line else [], fold=False)
+            pieces = screen.render(batch, unfinished=[open_line] if open_line else [])
             shown += text_of(pieces)
             batch = []
             clock.now += ticks.pop() if ticks else 0.1

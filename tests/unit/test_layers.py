@@ -11,6 +11,7 @@ from tests.unit.source_tree import area, imports, modules
 LAYERS: list[tuple[str, list[str]]] = [
     ("base", ["base"]),
     ("runtime environments as data", ["environments"]),
+    ("debugger", ["debugging"]),
     ("wire", ["wire"]),
     ("values", ["values"]),
     ("shared memory between processes", ["channels"]),
@@ -31,7 +32,8 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("package", ["zray"]),
     ("libraries", ["dag", "job_submission"]),
     ("programs written for Ray", ["compat"]),
-    ("runs from their records", ["replay"]),
+    ("runs from their records", ["replay", "report"]),
+    ("pages of a session", ["dashboard"]),
     ("commands", ["cli", "__main__"]),
     ("simulator", ["sim"]),
 ]

@@ -83,6 +83,16 @@ def test_a_goodbye_ends_the_job_its_groups_and_its_objects(house):
     assert [type(said) for _, said in house.hear(DRIVER, m.Goodbye("again"))] == [m.Bye]
 
 
+def test_what_a_driver_knew_at_its_end_is_kept_with_its_process(house):
+    house.hear(DRIVER, HELLO)
+    house.hear(DRIVER, m.RegisterDriver({}))
+    rows = {"tasks": [[{"name": "f"}, 7], 3], "objects": [1], "x": None}
+    house.drivers.handlers[m.Goodbye.CODE](DRIVER, m.Goodbye("done", rows))
+    assert list(house.drivers.last_rows) == ["tasks"]
+    [row], total = house.drivers.last_rows["tasks"]
+    assert (row["name"], row["process"]["pid"], row["process"]["type"], total) == ("f", 7, "DRIVER", 3)
+
+
 def test_a_driver_that_leaves_is_forgotten(house):
     house.hear(DRIVER, HELLO)
     house.drivers.handlers[m.Bye.CODE](DRIVER, m.Bye(""))

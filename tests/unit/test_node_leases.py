@@ -34,8 +34,8 @@ class Lending(Parts):
             {"NodeManagerAddress": "1.2.3.4"}, {}, self.scheduler, cluster_wide, self.pool, self.placements,
             self.environments, self.jobs, TaskEventLog(100), tables, tables, places,
             SimpleNamespace(to_lender=self.call("to_lender")),
-            job_of=lambda process: self.job if process == DRIVER else None, uses_group=self.call("uses_group"),
-            declares=self.call("declares")))
+            job_of=lambda process: self.job if process == DRIVER else None, blocks=self.call("blocks"),
+            uses_group=self.call("uses_group"), declares=self.call("declares")))
 
     def hear(self, peer, message):
         self.leases.handlers[message.CODE](peer, message)

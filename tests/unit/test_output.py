@@ -35,10 +35,9 @@ def test_without_inotify_every_file_in_use_is_read_at_each_look(tmp_path, monkey
     output.close()
 
 
-def test_the_log_of_a_worker_is_bounded_and_the_driver_misses_no_line(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(output_module, "LOG_BYTES_MAX", 1 << 16)
+def test_the_log_of_a_worker_is_bounded_and_the_driver_misses_no_line(tmp_path):
     os.mkdir(tmp_path / "logs")
-    output = Output(str(tmp_path), 100_000)
+    output = Output(str(tmp_path), 100_000, 1 << 16)
     worker = b"w" * 28
     output.add(worker)
     output.assign(worker[:8], 1, 7)
@@ -60,10 +59,9 @@ def test_the_log_of_a_worker_is_bounded_and_the_driver_misses_no_line(tmp_path, 
 
 
 def test_lines_that_nobody_could_read_in_time_are_counted(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(output_module, "BACKLOG_BYTES_MAX", 1 << 16)
     monkeypatch.setattr(output_module, "READ_BYTES_MAX", 1 << 12)
     os.mkdir(tmp_path / "logs")
-    output = Output(str(tmp_path), 100_000)
+    output = Output(str(tmp_path), 100_000, 1 << 16)
     output.add(b"w" * 28)
     output.assign(b"w" * 8, 1, 7)
     with open(log_paths(str(tmp_path), b"w" * 28)[0], "a") as file:
@@ -75,11 +73,9 @@ def test_lines_that_nobody_could_read_in_time_are_counted(tmp_path, monkeypatch:
     output.close()
 
 
-def test_the_log_of_a_node_is_bounded_keeps_what_came_before_it_opened_and_cuts_secrets(
-        tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(journal_module, "LOG_BYTES_MAX", 1000)
+def test_the_log_of_a_node_is_bounded_keeps_what_came_before_it_opened_and_cuts_secrets(tmp_path):
     os.mkdir(tmp_path / "logs")
-    journal = journal_module.Journal(str(tmp_path))
+    journal = journal_module.Journal(str(tmp_path), 1000)
     journal.note("before: join zray://abcdef0123456789 now")
     journal.open(take_output=False)
     text = (tmp_path / "logs" / "node.log").read_text()

@@ -129,4 +129,4 @@ def test_a_workers_warning_reaches_the_driver_whole_whatever_the_format_of_its_l
         line = _Formatter(encoding, []).format(caplog.records[0])
         caplog.clear()
         assert Warned(False).take([["g", 7, True, line]]) == []
-    assert "zray.get has waited for 5 s:\nObjectRef(" in caplog.text and "\x01" not in caplog.text
+    assert "zray.get has waited for 5 s for f(): no node has" in caplog.text and "\x01" not in caplog.text

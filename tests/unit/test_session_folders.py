@@ -38,3 +38,25 @@ def test_an_empty_folder_that_nobody_fills_is_one_of_an_ended_session(tmp_path, 
     (tmp_path / "old").mkdir()
     os.utime(tmp_path / "old", (0, 0))
     assert sessions.ended_sessions() == [str(tmp_path / "old")]
+
+
+def test_an_error_says_why_no_node_can_be_asked_in_a_folder(tmp_path, monkeypatch):
+    def why(name: str, *parts: str, node: str = "") -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        for part in parts:
+            (folder / part).mkdir()
+        if node:
+            (folder / "node.json").write_text(node)
+        return sessions.why_none(str(folder))
+
+    dead = sessions.NodeSession("s", b"n", "n", "ipc://x", pid=os.getpid(), start_time=1, shares_fate=True, started=0.0)
+    assert "has ended without cleaning up" in why("dead", "logs", "spill", node=dead.to_json())
+    assert "its node.json cannot be read" in why("half-written", "logs", "spill", node='{"session_dir": "')
+    assert "it has no node.json" in why("begun", "logs", "spill")
+    assert "only its logs are left" in why("ended", "logs")
+    assert "--session kept-rows; its logs" in why("kept-rows", "logs", "state")
+    assert "that is no session directory" in why("other")
+    assert "cannot be read: No such file" in sessions.why_none(str(tmp_path / "none"))
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
+    assert "belongs to another user" in sessions.why_none(str(tmp_path / "dead"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zray.node.jobs.task_events import Source, TaskEventLog
+from zray.node.jobs.ended_events import Source
+from zray.node.jobs.task_counts import OTHER, TaskCounts
+from zray.node.jobs.task_events import TaskEventLog
 
 WORKER = b"worker--"
 
@@ -21,10 +23,10 @@ def test_pages_cover_everything_that_is_kept_once():
     assert log.report(source(), [event(n) for n in range(25)], 3)
     seen, start = [], 0
     while start < log.seen:
-        first, page = log.timeline(start, 4)
-        assert first >= start and page
+        following, page = log.timeline(start, 4)
+        assert following > start and page
         seen += [entry["args"]["task_id"] for entry in page]
-        start = first + len(page)
+        start = following
     assert seen == [n.to_bytes(24, "little").hex() for n in range(15, 25)]
     assert log.dropped == 3
     log.check()
@@ -55,7 +57,8 @@ def test_trace_events_have_microseconds_and_counts():
     (entry,) = log.timeline(0, 10)[1]
     assert entry["ts"] == 10e6 and entry["dur"] == 0.5e6 and entry["name"] == "f x 100" and entry["ph"] == "X"
     assert entry["args"] == {
-        "task_id": (1).to_bytes(24, "little").hex(), "attempt": 2, "ok": False, "job_id": 3, "pid": 7}
+        "task_id": (1).to_bytes(24, "little").hex(), "attempt": 2, "ok": False, "job_id": 3, "pid": 7,
+        "actor_id": ""}
     assert entry["tid"] == f"worker:{WORKER.ljust(28, b'i').hex()}"
 
 
@@ -113,3 +116,13 @@ def test_what_a_worker_says_of_an_error_is_kept_as_it_is():
     log.worker_gone(WORKER, 3.0, "it wrote \udcff")
     assert [row["error_message"] for row in log.rows()] == ["it wrote \udcff", "a path: /tmp/\udcff"]
     assert len(log.timeline(0, 10)[1]) == 2
+
+
+def test_ended_tasks_are_counted_by_name_and_further_names_together():
+    counts = TaskCounts(2)
+    for number in range(4):
+        counts.add(f"f{number}", 1, True, 0, 10)
+    counts.add("f0", 1, False, 1)
+    counts.add("f0", 2, True, 0)
+    assert dict(counts) == {("f0", 1, True, False): 10, ("f1", 1, True, False): 10, (OTHER, 0, True, False): 21,
+                            ("f0", 1, False, True): 1}

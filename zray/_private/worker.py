@@ -24,6 +24,7 @@ from zray.base.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID, Uniq
 from zray.core.runtime_context import RuntimeContext
 from zray.handles.connection import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE, current
 from zray.handles.refs import ObjectRef
+from zray.node.running.dashboard import of_session
 
 RayContext = BaseContext = ClusterContext
 
@@ -187,8 +188,11 @@ class Worker:
 
 
 def get_dashboard_url() -> str:
-    """'': zray has no dashboard."""
-    return ""
+    """Where the dashboard of the session is, host:port; '' without one."""
+    runtime = current()
+    session_dir = os.path.dirname(runtime.endpoint.removeprefix("ipc://")) if runtime is not None else ""
+    page = of_session(session_dir) if session_dir else None
+    return page.address if page is not None else ""
 
 
 def get_resource_ids() -> dict[str, list[str]]:

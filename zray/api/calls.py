@@ -48,8 +48,10 @@ def init(address: str | None = None, *, num_cpus: float | None = None, num_gpus:
     ``address``: None takes ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the cluster of this user that runs here (that of
     ``zray start``, or a ``Cluster`` of this program), else starts a node that ends with this process.  "local" always
     starts one; "auto" insists on a cluster.  A session directory, a join string, @FILE or HOST:PORT names a node here.
-    Resources are for a node that starts: ValueError where one runs already.  Keywords are Ray's; those of its
-    dashboard and of control groups are accepted and ignored.  Private ones: ``_system_config``, ``_memory`` (bytes),
+    Resources are for a node that starts: ValueError where one runs already.  Keywords are Ray's; those of
+    control groups are accepted and ignored.  ``include_dashboard`` (or ``dashboard_port``) also serves the dashboard of
+    the node that starts, at ``dashboard_url`` of the result; None starts none, and ``zray dashboard`` does at any time.
+     Private ones: ``_system_config``, ``_memory`` (bytes),
     ``_node_ip_address``, ``_object_spilling_directory``.
 
     ``job_name`` names the job in the state API.  With ``resume`` the results of its finished tasks are kept in a
@@ -65,6 +67,8 @@ def init(address: str | None = None, *, num_cpus: float | None = None, num_gpus:
         "num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "labels": labels,
         "object_store_memory": object_store_memory, "job_config": job_config, "logging_config": logging_config,
         "logging_level": None if logging_level == "info" else logging_level, "log_to_driver": log_to_driver,
+        "include_dashboard": include_dashboard, "dashboard_port": dashboard_port,
+        "dashboard_host": None if dashboard_host == "127.0.0.1" else dashboard_host,
         "namespace": namespace, "runtime_env": runtime_env, "job_name": job_name, "resume": resume or None,
         "resume_dir": resume_dir, **kwargs}
     return cluster_context.init(

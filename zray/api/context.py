@@ -17,6 +17,7 @@ from zray.api import job_config as jobs
 from zray.base import env_vars, ray_names, ray_settings
 from zray.base.config import STORE_BYTES_MIN, Config, refuse_slips
 from zray.base.errors import did_you_mean
+from zray.base.hooks import check_hook
 from zray.base.plain_numbers import plain
 from zray.base.version import __version__
 from zray.environments import spec
@@ -24,22 +25,29 @@ from zray.handles.connection import current
 from zray.handles.options import TASK_OPTIONS, check_namespace
 
 if TYPE_CHECKING:
+    import socket
+
+    from zray.node.running.dashboard import DashboardProcess
     from zray.node.running.launch import NodeHandle
     from zray.recording.files import RecordLimits
 
 # Ray's keywords that have no counterpart: accepted, so that programs run, and ignored.
 _IGNORED = frozenset((
-    "include_dashboard", "dashboard_host", "dashboard_port", "_enable_object_reconstruction", "_plasma_directory",
+    "_enable_object_reconstruction", "_plasma_directory",
     "_driver_object_store_memory", "_redis_username", "_redis_password", "_temp_dir",
-    "_metrics_export_port", "_tracing_startup_hook", "_node_name", "_cluster_id", "enable_resource_isolation",
+    "_metrics_export_port", "_node_name", "_cluster_id", "enable_resource_isolation",
     "system_reserved_cpu", "system_reserved_memory", "_cgroup_path", "cgroup_path", "log_to_driver_enabled",
     "logging_format", "local_mode_warning", "allow_multiple", "storage", "proxy_server_url", "_skip_env_hook",
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
           "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env",
           "_system_config", "_memory", "_node_ip_address", "_object_spilling_directory", "job_config", "job_name",
-          "resume", "resume_dir")
+          "resume", "resume_dir", "include_dashboard", "dashboard_host",
+          "dashboard_port", "_tracing_startup_hook")
 _OF_A_NAMED_JOB = ("job_name", "resume", "resume_dir")
+# Of the driver: they count for its tasks (zray.worker.debugging).
+DEBUG_VARIABLES = ("ZRAY_DEBUG", "RAY_DEBUG", "ZRAY_DEBUG_POST_MORTEM", "RAY_DEBUG_POST_MORTEM")
+DASHBOARD_END_S = 5.0  # it ends within a second of its node
 RECORD_SETTINGS = ("record", "record_value_bytes_max", "record_bytes_max")
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 
@@ -53,7 +61,7 @@ class ClusterContext(Mapping[str, Any]):
 
     def __init__(self, address_info: dict[str, Any]):
         self.address_info = address_info
-        self.dashboard_url: str = ""
+        self.dashboard_url: str = address_info.get("webui_url", "")  # host:port, as in Ray; "" where there is none
         self.python_version = ".".join(map(str, sys.version_info[:3]))
 
     @property
@@ -136,6 +144,7 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
     if logs is not None and not callable(getattr(logs, "to_map", None)):
         raise TypeError(f"logging_config takes a LoggingConfig, not {logs!r}")
     ray_settings.translated(options.get("_system_config"), {})
+    check_hook(options.get("_tracing_startup_hook") or "")
     where = options.get("_node_ip_address")
     if where is not None and not isinstance(where, str):
         raise TypeError(f"_node_ip_address must be a str, not {where!r}")
@@ -216,15 +225,25 @@ def _connected(address: str | None, options: dict[str, Any]) -> ClusterContext:
     from zray.node.running import launch
 
     limits = _recording(options)
-    node = None
+    node = page = listener = None
     if address != "local":
         node = launch.find_session(address) if address else launch.running_cluster()
     own = node is None
     if node is None:
+        listener = _dashboard_socket(options)
         starting = launch.spawn_node(launch.NodeOptions(**_node_options(options)))
         from zray.core.joining import for_driver  # imports while the daemon starts
 
-        node = starting.wait()
+        try:
+            node = starting.wait()
+        except BaseException:
+            if listener is not None:
+                listener.close()
+            raise
+        if listener is not None:
+            from zray.node.running.dashboard import spawn
+
+            page = spawn(listener, session_dir=node.session_dir)
     else:
         _refuse_node_options(options)
         from zray.core.joining import for_driver
@@ -239,17 +258,57 @@ def _connected(address: str | None, options: dict[str, Any]) -> ClusterContext:
             from zray.core.recording import begin
 
             begin(runtime, limits)
+        _trace(runtime, config["tracing"])
     except BaseException:
         if own:
             node.stop()
+        if page is not None:
+            page.collect(DASHBOARD_END_S)
         raise
     if config["log_to_driver"]:
-        from zray.api.driver_log import Screen
+        from zray.api.worker_output import begin as show_output
 
-        runtime.driver_log = Screen().show
-    global _own_node
-    _own_node = node if own else None
-    return _context(runtime)
+        show_output(runtime)
+    global _own_node, _own_dashboard
+    _own_node, _own_dashboard = node if own else None, page
+    return _context(runtime, page.address if page is not None else "")
+
+
+def _dashboard_socket(options: dict[str, Any]) -> socket.socket | None:
+    """The socket of the dashboard of a node that ``init`` starts, if the program asks for one.
+
+    With ``include_dashboard=True`` what stands against it is an error, as in Ray; a port alone is a wish.
+    """
+    include, port = options.get("include_dashboard"), options.get("dashboard_port")
+    if include is None and port is None or include is not None and not include:
+        return None
+    from zray.base.addresses import is_loopback
+    from zray.node.running import dashboard
+
+    host = options.get("dashboard_host") or dashboard.HOST
+    if host != "localhost" and not is_loopback(host):
+        logging.getLogger("zray").warning("The dashboard serves this machine only, not %s: reach it from another one "
+                                          "through ssh -L.", host)
+    try:
+        return dashboard.asked(include, port)
+    except dashboard.NoDashboard as error:
+        if include:
+            raise RuntimeError(f"{error} (include_dashboard=True asks for it)") from None
+        logging.getLogger("zray").warning("No dashboard: %s", error)
+        return None
+
+
+def _trace(runtime: Any, hook: str) -> None:
+    """Trace this driver, if this program or its node has a tracing startup hook.  The session ends when that fails."""
+    hook = hook or runtime.process.config.tracing_startup_hook
+    if hook:
+        from zray.core import tracing
+
+        try:
+            tracing.begin(runtime, hook)
+        except BaseException:
+            runtime.shutdown()
+            raise
 
 
 def _recording(options: dict[str, Any]) -> RecordLimits | None:
@@ -295,13 +354,15 @@ def _refuse_node_options(options: dict[str, Any]) -> None:
 
 
 _own_node: NodeHandle | None = None  # started by init, ended by shutdown
+_own_dashboard: DashboardProcess | None = None  # the same; it ends with the node
 
 
 def shutdown(succeeded: bool) -> None:
     """See :func:`zray.api.calls.shutdown`; ``succeeded``: the program calls it, and no exception is under way."""
-    global _own_node
+    global _own_node, _own_dashboard
     runtime = current()
     node, _own_node = _own_node, None
+    page, _own_dashboard = _own_dashboard, None
     try:
         if runtime is not None and runtime.kind == "driver":
             try:
@@ -309,9 +370,13 @@ def shutdown(succeeded: bool) -> None:
                     tasks.end(succeeded)
             finally:
                 runtime.shutdown()
+                if (screen := getattr(runtime, "screen", None)) is not None:
+                    screen.end()
     finally:
         if node is not None:
             node.stop()
+        if page is not None:
+            page.collect(DASHBOARD_END_S)
 
 
 def job_config(options: dict[str, Any]) -> dict[str, Any]:
@@ -336,19 +401,26 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "job_name": options.get("job_name") or "",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
         "logging": logs.to_map() if (logs := options.get("logging_config")) is not None else {},
+        "tracing": options.get("_tracing_startup_hook") or "",
         "detached": job.default_actor_lifetime == "detached",
         "metadata": {str(name): str(value) for name, value in job.metadata.items()},
         "ray_version": ray_names.installed_version(),
         "entrypoint": hide(" ".join(sys.argv)) or "interactive",
+        "debug": {name: value for name, value in os.environ.items() if name in DEBUG_VARIABLES},
         "submission_id": os.environ.get("ZRAY_JOB_SUBMISSION_ID", ""),
     }
 
 
-def _context(runtime: Any) -> ClusterContext:
+def _context(runtime: Any, dashboard_address: str = "") -> ClusterContext:
     session_dir = os.path.dirname(runtime.endpoint.removeprefix("ipc://"))
+    if not dashboard_address and session_dir and os.path.exists(os.path.join(session_dir, "dashboard.json")):
+        from zray.node.running.dashboard import of_session
+
+        page = of_session(session_dir)
+        dashboard_address = page.address if page is not None else ""
     return ClusterContext({
         "node_ip_address": runtime.node_info["NodeManagerAddress"], "session_dir": session_dir,
         "address": session_dir, "gcs_address": session_dir, "redis_address": None, "metrics_export_port": 0,
         "raylet_socket_name": runtime.node_info.get("RayletSocketName", ""), "dashboard_agent_listen_port": -1,
         "object_store_address": runtime.node_info.get("ObjectStoreSocketName", ""),
-        "node_id": runtime.node_info.get("NodeID") or runtime.node.hex(), "webui_url": ""})
+        "node_id": runtime.node_info.get("NodeID") or runtime.node.hex(), "webui_url": dashboard_address})

@@ -445,7 +445,7 @@ class LocalRuntime:
         views: dict[str, dict[str, Any]] = {
             "nodes": {"nodes": [node]}, "resources": {"resources": dict(self.resources)},
             "available": {"resources": dict(self.resources)}, "actors": {"actors": actors},
-            "timeline": {"events": [], "next": 0, "total": 0},
+            "timeline": {"events": [], "next": 0, "total": 0}, "spans": {"spans": [], "next": 0, "total": 0},
             # a task has ended when .remote() returns, and nothing is kept of it; the one process is this one
             **{view: {view: []} for view in ("workers", "tasks", "parents", "jobs", "objects", "leases", "metrics",
                                              "placement-groups", "runtime-envs")}}

@@ -52,3 +52,4 @@ class Cause(IntEnum):
     DEADLOCK = 36, ("a deadlock: it waits, by way of the above, for itself (let the actor run several calls at once "
                     "with max_concurrency, or await in an async method)")
     ENVIRONMENT = 37, "the runtime environment of its task is being set up"
+    DEBUGGER = 40, "it has stopped for the debugger"

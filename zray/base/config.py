@@ -14,13 +14,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from zray.base.hooks import check_hook
 from zray.base.plain_numbers import plain
 
 STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accepts
+LOG_BYTES_MIN = 64 * 1024  # one line of output may be as long
 # Variables of zray that are no settings.
 _OTHER_VARIABLES = frozenset((
-    "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOB_SUBMISSION_ID", "JOIN",
-    "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RECORD_BY", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+    "ADDRESS", "DEBUG", "DEBUG_POST_MORTEM", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS",
+    "JOB_SUBMISSION_ID", "JOIN", "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RECORD_BY",
+    "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
 _ADDRESS = re.compile(r"[^\s/]*:\d{1,5}")
 # how like a setting an unknown variable is: "node_timeout" is a slip, "log_level" belongs to
 # another program
@@ -79,11 +82,26 @@ class Config:
     connect_wait_s: float = 15.0
     # Lines of worker output that a node reads in one turn, each 0.05 s; the rest waits in the log files.
     log_lines_max: int = 10_000
+    # Bytes of a log file, also of a submitted job's.  Beyond it the oldest half of a worker's goes; the node's begins
+    # anew beside the full one.
+    log_bytes_max: int = 64 * 1024 * 1024
     # Tasks a second that a worker reports one by one for timeline and `list tasks`; 0 for none.  At 0.15 us each, plus
     # 2 us for sending and keeping, this is 0.2 % of a CPU.
     task_events_per_s_max: int = 1000
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
+    # The same in bytes: 100,000 events of short tasks take some 30 MB, and an event with a traceback some 4 KB.
+    events_bytes_max: int = 64 * 1024 * 1024
+    # Ended attempts are listed for this long, failed ones seven times as long; 0: for ever.
+    events_kept_s: float = 24 * 3600.0
+    # What a session keeps of its rows in its folder after its end, for `zray report` and --session; 0: nothing.
+    session_state_bytes_max: int = 8 * 1024 * 1024
+    # A running node refreshes that at most this often, in case it is killed, and with at most a thousandth of a CPU; 0:
+    # only at its end.
+    session_state_s: float = 10.0
+    # Processes note when they submit, get and collect garbage, for arrows and rows in the timeline.  Each call takes
+    # 2 us more.
+    timeline_details: bool = False
     # Record where references, tasks and actors are made, for call_site in the state API.  Each call takes 5 us more.
     record_ref_creation_sites: bool = False
     # The folder in which a driver and the workers of its job record what they do, for `zray replay`; "" for nowhere.
@@ -96,6 +114,9 @@ class Config:
     ended_workers_max: int = 10_000
     # Series of metrics that a node keeps, of all its processes together; more are counted and left out.
     metric_series_max: int = 10_000
+    # "module:function" that sets up OpenTelemetry in each driver and worker of the session; "" for no traces.  A driver
+    # may have its own: init(_tracing_startup_hook=).
+    tracing_startup_hook: str = ""
     # Where the node serves metrics to Prometheus, as host:port; ":9090" means this machine only, "" nowhere.
     metrics_address: str = ""
     # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
@@ -147,6 +168,9 @@ class Config:
     resume_kept_s: float = 7 * 24 * 3600.0
     # A submitted job that is stopped gets SIGTERM, and SIGKILL after this long; Ray's number.
     job_stop_grace_s: float = 3.0
+    # With ZRAY_DEBUG_POST_MORTEM=1 a task that raises waits so long for a debugger: a person reads the line, and a
+    # program that runs alone over night still ends.
+    post_mortem_wait_s: float = 600.0
     # Attempts of a task whose worker process died.
     task_max_retries: int = 3
 
@@ -161,6 +185,9 @@ class Config:
         if not 0 < self.memory_share_max <= 1:
             raise ValueError("setting memory_share_max takes a share of the memory from 0 to 1, not "
                              f"{self.memory_share_max!r}")
+        check_hook(self.tracing_startup_hook)
+        if self.log_bytes_max < LOG_BYTES_MIN:
+            raise ValueError(f"setting log_bytes_max takes at least {LOG_BYTES_MIN} bytes, not {self.log_bytes_max}")
         if self.metrics_address and not _ADDRESS.fullmatch(self.metrics_address):
             raise ValueError(f"setting metrics_address takes host:port or :port, not {self.metrics_address!r}")
 

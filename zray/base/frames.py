@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -77,8 +78,35 @@ def format_stack(frame: FrameType) -> str:
     return "".join(stack.format())
 
 
+def levels_to_user() -> int:
+    """The ``stacklevel`` with which a warning of the caller names the nearest line of the user."""
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_own_file(frame.f_code.co_filename):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def of_user(frame: FrameType) -> list[FrameType]:
+    """The frames from this one outward to the outermost of the user's code, which the worker called; never empty."""
+    found: list[FrameType] = []
+    at: FrameType | None = frame
+    while at is not None and not at.f_code.co_filename.startswith(_WORKER):
+        found.append(at)
+        at = at.f_back
+    while len(found) > 1 and (is_own_file(name := found[-1].f_code.co_filename) or name.startswith(_ASYNCIO)):
+        del found[-1]
+    return found
+
+
 def _is_ours(frame: Any) -> bool:
-    return bool(frame.filename.startswith(_PACKAGE) or frame.filename.endswith(_CLOUDPICKLE))
+    return is_own_file(frame.filename)
+
+
+def is_own_file(filename: str) -> bool:
+    """Whether a file is of zray itself, or of what it pickles with."""
+    return filename.startswith(_PACKAGE) or filename.endswith(_CLOUDPICKLE)
 
 
 def passes(error: BaseException, package: str) -> bool:

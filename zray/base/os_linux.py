@@ -162,12 +162,12 @@ def punch_hole(fd: int, length: int, start: int = 0) -> bool:
 STRIPS_MAX = 5
 
 
-def strip(directory: str, keep: str) -> None:
-    """Delete all in a directory except the directory ``keep``, whose empty files are deleted;
+def strip(directory: str, keep: str, *files: str) -> None:
+    """Delete all in a directory except the directory ``keep``, whose empty files are deleted, and ``files``;
     delete all if none is left.  What a process that ends at the same moment puts there goes too."""
     for _ in range(STRIPS_MAX):
-        _strip(directory, os.path.join(directory, keep))
-        if not os.path.isdir(directory) or {entry.name for entry in _entries(directory)} == {keep}:
+        _strip(directory, os.path.join(directory, keep), files)
+        if not os.path.isdir(directory) or {entry.name for entry in _entries(directory)} <= {keep, *files}:
             return
 
 
@@ -188,10 +188,11 @@ def temporary_directory() -> str:
     return tempfile.gettempdir()
 
 
-def _strip(directory: str, kept: str) -> None:
+def _strip(directory: str, kept: str, files: tuple[str, ...]) -> None:
     for entry in _entries(directory):
         if not entry.is_dir(follow_symlinks=False):
-            _unlink(entry.path)
+            if entry.name not in files or not entry.is_file(follow_symlinks=False):
+                _unlink(entry.path)
         elif entry.path != kept:
             remove_tree(entry.path)
     for entry in _entries(kept):

@@ -38,10 +38,9 @@ MISSING: dict[str, str] = {
         CommunicatorMetadata RDTManager TensorTransportManager TensorTransportMetadata deregister_nixl_memory
         register_nixl_memory register_nixl_memory_pool register_tensor_transport set_nixl_cuda_stream
         set_target_device_for_ref set_target_for_ref wait_tensor_freed""", NOT_YET),
-    # other languages, clients, clouds, debuggers
+    # other languages, clients, clouds
     **_of("", "Language cross_language java_actor_class java_function", OTHER_LANGUAGES),
     **_of("util.", "client connect disconnect", "is for clients outside a cluster, and zray has no server for them"),
-    **_of("util.", "debugpy pdb ray_debugpy rpdb", "is Ray's debugger; `zray stack` shows where workers are"),
     **_of("util.", "accelerators.tpu spark", NOT_YET),
     **_of("autoscaler.sdk.", """
         bootstrap_config configure_logging create_or_update_cluster fillout_defaults get_docker_host_mount_location
@@ -71,7 +70,7 @@ MISSING: dict[str, str] = {
     **_of("util.state.common.PlacementGroupState.", "topology_assignments topology_strategy", NOT_YET),
     **_of("", "_config internal widgets", INSIDE),
     "experimental.shuffle": "is an example of Ray's, and no interface",
-    "util.tracing": INSIDE,
+    "util.tracing.tracing_helper": INSIDE,
     **_of("exceptions.", """
         ActorDiedError.BASE_ERROR_MSG ActorDiedError.from_task_error ObjectReconstructionFailedError.REASON_MESSAGES
         RayActorError.BASE_ERROR_MSG RayError.from_bytes RayError.from_ray_exception RayError.to_bytes

@@ -1,4 +1,4 @@
-"""The ``zray`` command.  Needs click (extra ``default``); the daemon itself, ``zray-node``, does not.
+"""The ``zray`` command.  Needs the extra ``default``; the daemon itself, ``zray-node``, does not.
 
 One module for each group of commands; each adds its own to :data:`main`.
 """
@@ -8,11 +8,33 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-if importlib.util.find_spec("click") is None:  # the core installs without it
-    print("the zray command needs click: pip install 'zray[default]' (zray-node works without)", file=sys.stderr)
+if _missing := [name for name in ("click", "rich", "psutil") if importlib.util.find_spec(name) is None]:
+    # The core installs without them.
+    print(f"the zray command needs {', '.join(_missing)}: pip install 'zray[default]' (zray-node works without)",
+          file=sys.stderr)
     sys.exit(1)
 
-from zray.cli import doctor, jobs, listing, metrics, nodes, programs, records, replaying, status, waiting  # noqa: F401
+from zray.cli import (  # noqa: F401
+    acting,
+    dashboard,
+    debugging,
+    doctor,
+    jobs,
+    listing,
+    logs,
+    memory,
+    metrics,
+    nodes,
+    profiling,
+    programs,
+    records,
+    replaying,
+    reporting,
+    sessions,
+    stacks,
+    status,
+    waiting,
+)
 from zray.cli.commands import main
 
 __all__ = ["main"]

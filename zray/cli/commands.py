@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from typing import Any
 
 import click
@@ -22,6 +25,11 @@ class Commands(click.Group):
         except click.ClickException as error:
             error.message = join_secret.hide(error.message)  # type: ignore[misc]
             raise
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader has seen enough, as `head` does: click ends without a word
+                raise
+            raise click.ClickException(f"the command could not go on: {error.strerror or error}"
+                                       + (f": {error.filename}" if error.filename else "")) from None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
@@ -35,6 +43,12 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="zray")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """zray: Ray's programming model as a brokerless runtime."""
     join_secret.blank_own()
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
+    for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode shows "?" and does not end the command
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

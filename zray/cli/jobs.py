@@ -16,14 +16,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zray.cli.asking import with_address
+from zray.cli.columns import clock
 from zray.cli.commands import main
-from zray.cli.showing import show, with_format
+from zray.cli.finding import short_job
+from zray.cli.showing import cell, show, with_format
+from zray.cli.tables import Column
+from zray.cli.text import duration, safe
 
 if TYPE_CHECKING:
     from zray.job_submission import JobDetails, JobSubmissionClient
 
 STATUS_LOOK_S = 0.1
-JOB_COLUMNS = ("submission_id", "job_id", "type", "status", "driver_exit_code", "start_time", "end_time", "entrypoint")
+JOB_COLUMNS = (
+    Column("SUBMISSION", lambda row: safe(row["submission_id"] or ""), 0, 12),
+    Column("JOB", lambda row: short_job(row["job_id"] or ""), 3, 0, True),
+    Column("STATUS", lambda row: str(row["status"]).lower()),
+    Column("EXIT", lambda row: cell(row["driver_exit_code"]), 2, 0, True),
+    Column("STARTED", lambda row: clock(row["start_time"]), 5),
+    Column("TOOK", lambda row: _took(row), 1, 0, True),
+    Column("ENTRYPOINT", lambda row: safe(row["entrypoint"]), 4, 12))
 
 
 @contextlib.contextmanager
@@ -151,15 +162,13 @@ def list_(address: str, form: str) -> None:
     """Submitted jobs, then programs that connected by themselves."""
     with _client(address) as client:
         rows = [asdict(details) for details in client.list_jobs()]
-    if form in ("default", "table"):
-        rows = [{column: _cell(column, row[column]) for column in JOB_COLUMNS} for row in rows]
-    show(rows, form)
+    show(rows, form, JOB_COLUMNS)
 
 
-def _cell(column: str, value: Any) -> Any:
-    if column.endswith("_time") and value is not None:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value / 1000))
-    return str(value) if column in ("type", "status") else value
+def _took(row: dict[str, Any]) -> str:
+    if not row["start_time"]:
+        return ""
+    return duration((row["end_time"] or time.time() * 1000) / 1000 - row["start_time"] / 1000)
 
 
 def _follow(client: JobSubmissionClient, job_id: str) -> JobDetails:

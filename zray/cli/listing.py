@@ -1,34 +1,37 @@
-"""Rows of one kind: ``zray list``, ``get``, ``summary``, ``memory``; the rows are those of zray.state."""
+"""Rows of one kind: ``zray list``, ``get``, ``summary``, ``events``; the rows are those of zray.state."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from zray.cli.asking import ask, with_address
+from zray.cli.asking import with_address
+from zray.cli.columns import COLUMNS, NEED_WORK, Scene
 from zray.cli.commands import main
-from zray.cli.showing import show, table, with_format
-from zray.state.client import LIMIT_MAX, list_rows
-from zray.state.errors import RayStateApiException
+from zray.cli.finding import with_id
+from zray.cli.gathering import asking, rows_of, scene_for
+from zray.cli.sessions import with_session
+from zray.cli.showing import is_human, show, width_now, with_format, with_wide
+from zray.cli.tables import folded
+from zray.cli.text import safe
+from zray.state.client import LIMIT_MAX
 from zray.state.filters import PREDICATES
 from zray.state.kinds import KINDS
 from zray.state.summaries import summary_of_actors, summary_of_objects, summary_of_tasks
 
 LISTABLE = {name.replace("_", "-"): name for name in KINDS}
-# As in Ray, `list` shows 100 rows.
-LIST_TIMEOUT_S = 30.0
 
 
-def rows_of(kind: str, address: str, filters: list[tuple[str, str, str]], limit: int, detail: bool) -> list[Any]:
-    """Rows of a kind; what is wrong is the error of a command."""
-    try:
-        return list_rows(kind, address, filters, limit, LIST_TIMEOUT_S, detail, raise_on_missing_output=False)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    except RayStateApiException as error:
-        raise click.ClickException(str(error)) from None
+class KindChoice(click.Choice[str]):
+    """A kind of rows: plural or singular, with "-" or "_"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = str(value).lower().replace("_", "-")
+        return super().convert(name if name in self.choices else f"{name}s", param, ctx) if (
+            f"{name}s" in self.choices) else super().convert(name, param, ctx)
 
 
 def parsed(text: str) -> tuple[str, str, str]:
@@ -41,18 +44,49 @@ def parsed(text: str) -> tuple[str, str, str]:
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(tuple(LISTABLE)))
-@click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE")
+@click.argument("what", type=KindChoice(tuple(LISTABLE)))
+@click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE",
+              help="only rows whose column has this value, or KEY!=VALUE; columns are those of --format json")
 @click.option("--limit", type=click.IntRange(min=1, max=LIMIT_MAX), default=100, show_default=True)
-@click.option("--detail", is_flag=True, help="every column")
+@click.option("--detail", is_flag=True, help="every column, one block of lines for each row")
+@with_wide
+@with_session
 @with_address
 @with_format
-def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address: str, form: str) -> None:
+def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, wide: bool, address: str, form: str) -> None:
     """Rows of one kind, such as `zray list actors`: of what runs, and of what has ended."""
-    found = rows_of(LISTABLE[what], address, [parsed(text) for text in filters], LIMIT_MAX, detail)
-    if len(found) > limit and form in ("default", "table"):
+    kind, human = LISTABLE[what], is_human(form)
+    found = rows_of(kind, address, [parsed(text) for text in filters], detail or human)
+    if len(found) > limit and human:
         click.echo(f"the first {limit} of {len(found)}; --limit shows more", err=True)
-    show([_columns(row, detail) for row in found[:limit]], form)
+    shown = [_columns(row, detail or human) for row in found[:limit]]
+    if human and detail:
+        _blocks(shown, wide)
+    elif human and shown:
+        show(shown, form, COLUMNS[kind](_scene(kind, address)), wide)
+    else:
+        show(shown, form)
+
+
+def _scene(kind: str, address: str) -> Scene:
+    if kind not in NEED_WORK:
+        return Scene(time.time())
+    with asking(address) as client:
+        return scene_for(kind, client)
+
+
+def _blocks(shown: list[dict[str, Any]], wide: bool) -> None:
+    if not shown:
+        click.echo("(none)")
+    for number, row in enumerate(shown):
+        if number:
+            click.echo()
+        show(_filled(row), "default", wide=wide)
+
+
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns that say something."""
+    return {name: value for name, value in row.items() if value not in (None, "", {}, [])}
 
 
 def _columns(row: Any, detail: bool) -> dict[str, Any]:
@@ -60,32 +94,24 @@ def _columns(row: Any, detail: bool) -> dict[str, Any]:
 
 
 @main.command()
-@click.argument("what", type=click.Choice([name for name, kind in LISTABLE.items() if KINDS[kind].is_gettable]))
-@click.argument("identifier")
+@click.argument("what", type=KindChoice([name for name, kind in LISTABLE.items() if KINDS[kind].is_gettable]))
+@click.argument("identifier", metavar="ID|NAME")
+@with_wide
+@with_session
 @with_address
 @with_format
-def get(what: str, identifier: str, address: str, form: str) -> None:
-    """One row by its id, or by the beginning of the id; attempts of one task are several rows."""
+def get(what: str, identifier: str, wide: bool, address: str, form: str) -> None:
+    """One row, as in `zray get actor NAME`: by its id, its beginning, its short form, its name or pid.
+
+    Attempts of one task are several rows.
+    """
     kind = KINDS[LISTABLE[what]]
-    found = [_columns(row, True) for row in rows_of(kind.name, address, [], LIMIT_MAX, True)]
-    rows = with_id(what, found, kind.identifier, identifier)
-    show(rows[0] if len(rows) == 1 else rows, form)
-
-
-def with_id(what: str, rows: list[dict[str, Any]], key: str, identifier: str) -> list[dict[str, Any]]:
-    """The rows with that id, or with the only id that begins so."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if identifier and str(row[key]).startswith(identifier):
-            found.setdefault(str(row[key]), []).append(row)
-    if identifier in found:
-        return found[identifier]
-    if len(found) > 1:
-        raise click.ClickException(f"{len(found)} {what} have ids that begin with {identifier}: "
-                                   f"{', '.join(sorted(found)[:3])} ...")
-    if not found:
-        raise click.ClickException(f"no {what[:-1]} with id {identifier!r}")
-    return next(iter(found.values()))
+    found = [_columns(row, True) for row in rows_of(kind.name, address, [], True)]
+    rows = with_id(kind.name, found, identifier)
+    if is_human(form):
+        _blocks(rows, wide)
+    else:
+        show(rows[0] if len(rows) == 1 else rows, form)
 
 
 SUMMARIES: dict[str, tuple[Callable[[Any], dict[str, Any]], str, str]] = {
@@ -96,32 +122,33 @@ SUMMARIES: dict[str, tuple[Callable[[Any], dict[str, Any]], str, str]] = {
 
 
 @main.command()
-@click.argument("what", type=click.Choice(tuple(SUMMARIES)))
+@click.argument("what", type=KindChoice(tuple(SUMMARIES)))
+@with_session
 @with_address
 @with_format
 def summary(what: str, address: str, form: str) -> None:
     """Counts by name and state, of objects by call site and kind of reference."""
     count, key, counts = SUMMARIES[what]
-    found = count(rows_of(what, address, [], LIMIT_MAX, what == "tasks"))
+    found = count(rows_of(what, address, [], what == "tasks"))
     show([{key: name, "state": state, "count": number} for name, about in sorted(found["summary"].items())
           for state, number in sorted(about[counts].items())], form)
 
 
 @main.command()
+@click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE", help="such as severity=ERROR")
+@click.option("--limit", type=click.IntRange(min=1, max=LIMIT_MAX), default=50, show_default=True,
+              help="the last events")
+@with_wide
 @with_address
 @with_format
-def memory(address: str, form: str) -> None:
-    """Who holds what in the object store."""
-    store = ask(address, "store")["store"]
-    if form != "default":
-        show(store, form)
+def events(filters: tuple[str, ...], limit: int, wide: bool, address: str, form: str) -> None:
+    """What the nodes have noted: nodes, jobs, actors and workers that began or ended, and why; the latest last."""
+    found = rows_of("cluster_events", address, [parsed(text) for text in filters], True)[-limit:]
+    if not is_human(form) or not found:
+        show([_columns(row, True) for row in found], form)
         return
-    objects, pids = store.get("objects", []), store.get("pids", {})
-    mib = {name: store.get(name, 0) / 2**20 for name in ("capacity", "used", "spilled")}
-    click.echo(f"object store: {mib['used']:.1f} of {mib['capacity']:.0f} MiB in use, "
-               f"{mib['spilled']:.1f} MiB on disk, {len(objects)} objects, "
-               f"{store.get('waiting', 0)} requests wait for room")
-    for error in filter(None, (store.get("growth_error"), store.get("spill_error"))):
-        click.echo(f"  {error}")
-    largest = sorted(objects, key=lambda row: -row["nbytes"])
-    click.echo(table([{**row, "pid": pids.get(row["holder"], "")} for row in largest]))
+    width = width_now(wide)
+    for row in found:
+        severity = "" if row.severity == "INFO" else f"{row.severity} "
+        text = f"{row.time[:19]} {row.event_id[:8]} {severity}{safe(row.message)}"
+        click.echo("\n".join(folded(text, width, "  ")))

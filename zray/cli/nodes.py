@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
 from zray.cli.commands import main
-from zray.node.running import join_secret, launch
+from zray.node.running import dashboard, join_secret, launch
 from zray.node.running.options import ADDRESS_HELP, NEW_CLUSTER_HELP, BadOption, json_map
 
 
@@ -30,8 +31,13 @@ from zray.node.running.options import ADDRESS_HELP, NEW_CLUSTER_HELP, BadOption,
 @click.option("--object-store-memory", type=float, metavar="BYTES")
 @click.option("--memory", type=float, metavar="BYTES", help="of tasks and actors (default: what the machine has)")
 @click.option("--session-dir", default="", help="where to keep the session")
+@click.option("--include-dashboard", type=bool, metavar="BOOL",
+              help="serve the dashboard, too (extra zray[dashboard]; `zray dashboard` does so at any time)")
+@click.option("--dashboard-port", type=click.IntRange(0, 65535),
+              help="include it, at this port (default: 8265 when that is free, else any free one)")
 @click.option("--block", is_flag=True, help="be the node: SIGTERM, SIGINT (Ctrl-C) or SIGHUP end it, with exit code 0")
-def start(head: bool, address: str, resources: str, labels: str, block: bool, **options: Any) -> None:
+def start(head: bool, address: str, resources: str, labels: str, block: bool, include_dashboard: bool | None,
+          dashboard_port: int | None, **options: Any) -> None:
     """Start a node: the first of a cluster, or one more of the cluster whose join string is given."""
     if head and address:
         raise click.ClickException("--head starts a cluster and --address joins one: give one of them")
@@ -43,12 +49,18 @@ def start(head: bool, address: str, resources: str, labels: str, block: bool, **
         if options["insecure"]:
             click.secho("INSECURE: whoever reaches this port controls the cluster and runs code as this user.",
                         fg="red", bold=True, err=True)
+        listener = dashboard.asked(include_dashboard, dashboard_port)
         if block:
+            if listener is not None:
+                dashboard.spawn(listener, node_pid=os.getpid())
             launch.become_node(node_options)
         node = launch.start_node(node_options)
-    except (BadOption, join_secret.NoJoinString, launch.NodeStartError) as error:
+    except (BadOption, join_secret.NoJoinString, launch.NodeStartError, dashboard.NoDashboard) as error:
         raise click.ClickException(str(error).removeprefix("zray-node: ")) from None
     click.echo(node.session.introduction())
+    if listener is not None:
+        page = dashboard.spawn(listener, session_dir=node.session_dir)
+        click.echo(f"The dashboard is at http://{page.address}; `zray dashboard` prints the link with its token.")
 
 
 @main.command()

@@ -14,8 +14,9 @@ from zray.cli.commands import main
                                     "follows)")
 @click.option("--record", type=click.Path(file_okay=False), metavar="DIR",
               help="record the run in this new folder, for `zray replay DIR`; it will hold arguments and results")
+@click.option("--post-mortem", is_flag=True, help="a task that raises waits at the raise for `zray debug`")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED)
-def run(ray_version: str | None, record: str | None, program: tuple[str, ...]) -> None:
+def run(ray_version: str | None, record: str | None, post_mortem: bool, program: tuple[str, ...]) -> None:
     """Run a program that was written for Ray: `import ray` is zray in it, its workers and its subprocesses.
 
     PROGRAM is SCRIPT [ARGUMENT ...], -m MODULE [ARGUMENT ...], -c CODE, or a program on the PATH with its arguments.
@@ -24,7 +25,7 @@ def run(ray_version: str | None, record: str | None, program: tuple[str, ...]) -
     from zray.recording.files import CannotRecord
 
     try:
-        running.run(program, ray_version, record)
+        running.run(program, ray_version, record, post_mortem)
     except (running.CannotRun, CannotRecord) as error:
         raise click.ClickException(str(error)) from None
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from zray.base import ray_names
 from zray.base.formats import JOIN_SCHEME
+from zray.node.running import dashboard
 
 PORT = 6379  # of the first node, where Ray's is: other nodes and drivers are given HOST:6379
 # Options of Ray that have no counterpart, by command; those in _FLAGS take no value.
@@ -20,7 +21,7 @@ _IGNORED = {
     "": ("--logging-level", "--logging-format"),
     "start": (
         "--object-manager-port", "--node-manager-port", "--worker-port-list", "--ray-client-server-port",
-        "--include-dashboard", "--dashboard-host", "--dashboard-port", "--dashboard-agent-listen-port",
+        "--dashboard-host", "--dashboard-agent-listen-port",
         "--dashboard-agent-grpc-port", "--dashboard-grpc-port", "--runtime-env-agent-port", "--plasma-directory",
         "--autoscaling-config", "--temp-dir", "--metrics-export-port", "--include-log-monitor", "--system-reserved-cpu",
         "--system-reserved-memory", "--cgroup-path", "--proxy-server-url", "--redis-password", "--redis-username",
@@ -28,10 +29,11 @@ _IGNORED = {
         "--labels-file", "--log-style", "--log-color"),
     "stop": ("--grace-period", "-g", "--log-style", "--log-color"),
 }
+_OF_DASHBOARDS = ("--include-dashboard", "--dashboard-port")  # where the extra is not installed
 _FLAGS = {"start": ("--no-redirect-output", "--ray-debugger-external", "--disable-usage-stats", "-v", "--verbose",
                     "--enable-resource-isolation", "--no-monitor", "--enable-object-reconstruction"),
-          "stop": ("-v", "--verbose"), "status": ("-v", "--verbose")}
-_MISSING = ("attach", "check-open-ports", "cluster-dump", "cpp", "dashboard", "debug", "down", "exec", "get-auth-token",
+          "stop": ("-v", "--verbose"), "status": ("-v", "--verbose"), "debug": ("-v", "--verbose")}
+_MISSING = ("attach", "check-open-ports", "cluster-dump", "cpp", "down", "exec", "get-auth-token",
             "get-head-ip", "get-worker-ips", "kill-actor", "kill-random-node", "metrics", "monitor", "rsync-down",
             "rsync-up", "submit", "symmetric-run", "up")
 _NOTHING_TO_DO = ("disable-usage-stats", "enable-usage-stats")  # zray collects none
@@ -56,9 +58,10 @@ def translated(arguments: Sequence[str]) -> list[str]:
 def _without(command: str, arguments: list[str]) -> list[str]:
     """Drop options without a counterpart, and their values; for the command "" those before the command."""
     kept: list[str] = []
+    ignored = _IGNORED.get(command, ()) + (_OF_DASHBOARDS if command == "start" and dashboard.missing() else ())
     while arguments:
         option, equals, _ = arguments[0].partition("=")
-        if option in _IGNORED.get(command, ()):
+        if option in ignored:
             del arguments[: 1 if equals else 2]
         elif option in _FLAGS.get(command, ()):
             del arguments[0]

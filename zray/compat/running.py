@@ -22,11 +22,13 @@ class CannotRun(ValueError):
     """There is no such program, or it cannot see zray as ray; the message is one sentence."""
 
 
-def run(arguments: Sequence[str], version: str | None = None, record: str | None = None) -> NoReturn:
+def run(arguments: Sequence[str], version: str | None = None, record: str | None = None, post_mortem: bool = False
+        ) -> NoReturn:
     """Become the program in ``arguments``, see USAGE; CannotRun has the reason why not.
 
     ``record``: the folder in which the run is recorded (CannotRecord).  Then sets of strings have one order in all
-    of its processes and in a replay, unless PYTHONHASHSEED is set already.
+    of its processes and in a replay, unless PYTHONHASHSEED is set already.  ``post_mortem``: tasks that raise wait for
+    ``zray debug``.
     """
     command = command_of(arguments)
     try:
@@ -41,6 +43,8 @@ def run(arguments: Sequence[str], version: str | None = None, record: str | None
         environ["ZRAY_RECORD"] = files.claim(record)
         environ[files.RECORDING_TOKEN] = os.environ[files.RECORDING_TOKEN]
         environ.setdefault("PYTHONHASHSEED", "0")
+    if post_mortem:
+        environ["ZRAY_DEBUG_POST_MORTEM"] = "1"
     sys.stdout.flush()
     sys.stderr.flush()
     try:

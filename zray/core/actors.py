@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from zray.base import errors, ids
@@ -34,6 +35,7 @@ class Actors:
         self.questions = questions
         self.context = tasks.context
         self.next_id = tasks.next_id
+        self.carried: Callable[[], dict[str, str] | None] | None = None  # the trace context of a creation
 
     def create(self, cls: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """See zray.handles.remote.ActorClass.remote; ``cls`` is an ActorTemplate."""
@@ -61,6 +63,8 @@ class Actors:
         checkpoints = self._checkpoints(cls, options)
         if checkpoints is not None:
             spec["checkpoints"] = checkpoints
+        if self.carried is not None:
+            spec["trace"] = self.carried()
         if deps:  # a restart asks them for arguments that were lost
             with self.loop.lock:
                 spec["dep_owners"] = [self.machine.address_of(record) for record in deps]

@@ -84,6 +84,10 @@ def _install(runtime: Runtime) -> None:
         from zray.core import creation_sites
 
         creation_sites.record(runtime)
+    if runtime.process.config.timeline_details:
+        from zray.core import spans
+
+        spans.record(runtime)
     dropped.clear()
     serialization.set_out_of_band_hook(runtime.pin_for_good)
     refs._hooks["runtime"] = runtime

@@ -46,6 +46,8 @@ from zray.owner.submitter import Submitter
 from zray.wire import messages as m
 
 Handlers = dict[int, Callable[[bytes, Any], None]]
+LAST_ROWS_MAX = 1000  # of a kind that a driver sends at its end
+LAST_REFERENCES_MAX = 100_000  # with more of them it sends none: to look at these takes some 50 ms
 
 
 class CoreMachine:
@@ -77,6 +79,7 @@ class CoreMachine:
         self.fetching: set[bytes] = set()  # tasks that run here, but still read their arguments
         self.unsent = 0  # submissions since the last turn
         self.submitted_s = 0.0  # the time of the first of them: each submission of a turn has it
+        self.paused: dict[bytes, str] = {}  # task that waits in the debugger -> the id of its stop
         self.in_wait: set[bytes] = set()  # those of ``blocked`` that wait in wait(), not in get()
         self.connections = Connections(process, transport, dialling, shell, self)
         self.send, self.connect = self.connections.send, self.connections.connect
@@ -187,6 +190,8 @@ class CoreMachine:
             self.adoption.pump()
         if submitter.failed.rows or submitter.failed.dropped:
             submitter.failed.flush()
+        if submitter.stories.rows and now >= submitter.stories.due:
+            submitter.stories.flush(now)
         refs = self.refs
         if refs.unhandled.reports:
             self.shell.show_unhandled()
@@ -198,7 +203,9 @@ class CoreMachine:
     @property
     def is_timed(self) -> bool:
         """Whether there may be a next deadline."""
-        return self.submitter.timed or bool(self.calls.draining) or self.gcs.busy or self.adoption.busy
+        submitter = self.submitter
+        return (submitter.timed or bool(self.calls.draining) or self.gcs.busy or self.adoption.busy
+                or bool(submitter.stories.rows))
 
     def next_deadline(self) -> float | None:
         """One timer for all machines; a deadline that becomes earlier is late by at most ``lease_idle_s``."""
@@ -330,7 +337,14 @@ class CoreMachine:
     def goodbye(self, then: Callable[[], None]) -> None:
         """Tell the node that this driver leaves; ``then()`` when it has flushed the output of the job."""
         self._after_bye = then
-        self.send(self.process.node, m.Goodbye("shutdown"))
+        if self.submitter.stories.rows:
+            self.submitter.stories.flush(self.submitter.now)
+        rows: dict[str, list[Any]] = {}
+        if self.process.config.session_state_bytes_max:
+            count = len(self.refs.owned)
+            rows = {what: list(self._rows(what, LAST_ROWS_MAX)) if count <= LAST_REFERENCES_MAX else [[], count]
+                    for what in ("tasks", "objects")}
+        self.send(self.process.node, m.Goodbye("shutdown", rows))
 
     def _on_bye(self, peer: bytes, message: m.Bye) -> None:
         if peer == self.process.node and self._after_bye is not None:
@@ -351,35 +365,41 @@ class CoreMachine:
         self.shell.log_lines(message)
 
     def _on_why(self, peer: bytes, message: m.Why) -> None:
-        """A question of a process that waits for our object or for a task that is here; or of ``zray stack``."""
+        """A question of a process that waits for our object or for a task that is here; or of `zray stack`."""
         if message.what == stacks.ASK:
             self.send(peer, m.Because(message.request, self.shell.stacks()))
+        elif message.what.startswith(stacks.PROFILE):
+            self.shell.profile(message.what, lambda text: self.send(peer, m.Because(message.request, text)))
         else:
             self.send(peer, m.Because(message.request, "", self.reasons_for(message.what)))
 
     def _on_process_query(self, peer: bytes, message: m.ProcessQuery) -> None:
-        """Rows for the state API: the unfinished tasks of this process and what runs in it, or its references."""
+        rows, total = self._rows(message.what, message.limit, message.of)
+        self.send(peer, m.ProcessAnswer(message.request, rows, total))
+
+    def _rows(self, what: str, limit: int, of: bytes = b"") -> tuple[list[dict[str, Any]], int]:
+        """Rows for the state API: the unfinished tasks of this process and what runs in it, or its references; and
+        their number."""
         self.empty_dropped()
-        if message.what == "objects":
-            rows, total = object_rows(self.refs, self.submitter, self.calls, self.store.pinned(), message.limit,
-                                      message.of)
-        elif message.what == "actors":
+        if what == "objects":
+            rows, total = object_rows(self.refs, self.submitter, self.calls, self.store.pinned(), limit, of)
+        elif what == "actors":
             rows = self.creations.rows()
             total = len(rows)
-            del rows[message.limit:]
+            del rows[limit:]
         else:
-            rows, total = task_rows(self.refs.owned.values(), self.submitter, self.calls, message.limit, message.of)
+            rows, total = task_rows(self.refs.owned.values(), self.submitter, self.calls, limit, of)
             if self.work is not None:
-                running = self.work.rows(self._state_of_running, message.limit)
+                running = self.work.rows(self._state_of_running, limit)
                 rows += running
                 total += len(running)
         if self.sites is not None:
-            self.sites.add_to(message.what, rows, message.limit, message.of)
+            self.sites.add_to(what, rows, limit, of)
         epoch_s = self.process.epoch_s
         for row in rows:
             if row.get("created_s"):
                 row["created_s"] += epoch_s
-        self.send(peer, m.ProcessAnswer(message.request, rows, total))
+        return rows, total
 
     def _state_of_running(self, task: bytes) -> str:
         if task not in self.blocked:
@@ -408,6 +428,8 @@ class CoreMachine:
         """Whether a task that runs here is blocked, and why."""
         about: dict[str, Any] = {"name": name, "task": task.hex()}
         blocked = self.blocked.get(task)
+        if task in self.paused:
+            return [task, Cause.DEBUGGER, about | {"detail": f"attach with: zray debug {self.paused[task]}"}]
         if blocked is None:
             return [task, Cause.RUNNING, about]
         return [task, Cause.BLOCKED, about | {"because": blocked().found}]

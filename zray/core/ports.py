@@ -95,6 +95,10 @@ class Shell(Protocol):
     def stacks(self) -> str:
         """The stacks of this process's threads."""
 
+    def profile(self, question: bytes, answer: Callable[[str], None]) -> None:
+        """Sample the stacks of this process's threads, then ``answer(text)``, under the lock: see
+        zray.base.sampling."""
+
 
 class Work(Ports):
     """The executing part of a worker, as its owning part uses it.

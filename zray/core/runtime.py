@@ -81,6 +81,7 @@ class Runtime:
         self.executor: Any = None  # of a worker
         self.witness: Witness | None = None  # of a driver: observes the end of its node
         self.driver_log: Callable[[m.LogLines], None] | None = None
+        self.screen: Any = None  # of a driver that shows output (zray.api.worker_output)
         self.accepted: Reply | None = None  # of a driver that waits for its node's answer
         self.warned = Warned(kind == "worker")
         self._when_node_lost: Callable[[], None] | None = None
@@ -94,6 +95,7 @@ class Runtime:
         self.values = Values(process, self.loop, self.context, self.ids, self.stored)
         self.machine = CoreMachine(process, self.mesh, self.reach, self.stored, self.values, self, dropped)
         self.fetching = self.machine.fetching
+        self.paused = self.machine.paused
         self.mesh.on_closed = self._closed
         self.turns = Turns(self.machine, self.loop)
         self.futures = Futures(self.machine, self.loop, self.turns, self.values, self.stored)
@@ -163,6 +165,17 @@ class Runtime:
 
     def stacks(self) -> str:
         return stacks.text()
+
+    def profile(self, question: bytes, answer: Callable[[str], None]) -> None:
+        from zray.base import sampling  # few processes are ever profiled
+
+        def done(text: str) -> None:
+            with contextlib.suppress(RuntimeError), self.loop.lock:  # the process may end meanwhile
+                answer(text)
+                self.loop.kick()
+
+        if error := sampling.start(question, done):
+            answer(error)
 
     # ------------------------------------------------------------ calls of user code
 

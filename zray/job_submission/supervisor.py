@@ -29,7 +29,6 @@ from zray.job_submission import keeper, table
 from zray.job_submission.logs import machine_id
 from zray.job_submission.records import JobErrorType, JobStatus
 from zray.node.processes import linux
-from zray.node.running.journal import LOG_BYTES_MAX
 
 LAST_OUTPUT_CHARS = 20_000  # of the log in the message of a job that failed, as in Ray
 WRITE_RETRY_S = 0.2
@@ -103,7 +102,7 @@ class JobSupervisor:
 
     def _keep(self, row: table.Row, log: str) -> dict[str, Any]:
         """Run the entrypoint under a keeper; what the keeper reports of its end."""
-        grace_s = connected().config.job_stop_grace_s
+        config = connected().config
         linux.become_subreaper()  # for what a killed keeper leaves
         earlier = linux.children(os.getpid())
         with self._lock:
@@ -112,8 +111,8 @@ class JobSupervisor:
                 env=self._environment(row), start_new_session=True)
             stdin, stdout = self._keeper.stdin, self._keeper.stdout
             assert stdin is not None and stdout is not None
-            stdin.write(json.dumps({"entrypoint": row["entrypoint"], "log": log, "log_bytes_max": LOG_BYTES_MAX,
-                                    "grace_s": grace_s}).encode() + b"\n")
+            stdin.write(json.dumps({"entrypoint": row["entrypoint"], "log": log, "log_bytes_max": config.log_bytes_max,
+                                    "grace_s": config.job_stop_grace_s}).encode() + b"\n")
             stdin.flush()
             self._pass_stop()
         reports: dict[str, Any] = {}

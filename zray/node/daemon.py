@@ -28,7 +28,8 @@ from zray.base.addresses import is_loopback, is_wildcard
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.version import __version__
-from zray.node.effects import EndJob, Kill, Spawn, Watch
+from zray.debugging import places
+from zray.node.effects import EndJob, Kill, Note, Spawn, Watch
 from zray.node.peers.cluster import routed
 from zray.node.processes import linux
 from zray.node.processes.children import Children, Processes, Signals, Watcher
@@ -77,7 +78,7 @@ class Daemon:
         self.address = arguments.node_ip_address
         self.membership = membership
         self.session_dir = session_dir
-        self.journal = Journal(session_dir)
+        self.journal = Journal(session_dir, config.log_bytes_max)
         self.before = rejoin  # the node that this process was before, which was declared dead
         self.in_background = arguments.ready_fd >= 0 or rejoin is not None and rejoin.in_background
         self.shares_fate = arguments.fate_fd >= 0
@@ -199,7 +200,7 @@ class Daemon:
         self.store.on_pressure = self._pressed
         self.store.table.name_of = lambda process: self.machine.name_of(process)
         self._pressed_after = 0.0
-        self.output = Output(self.session_dir, self.config.log_lines_max)
+        self.output = Output(self.session_dir, self.config.log_lines_max, self.config.log_bytes_max)
 
     def _compose_machine(self, ordinal: int, shown: dict[str, Any], offered: Offer) -> None:
         from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
@@ -209,6 +210,7 @@ class Daemon:
         from zray.node.processes.memory_gauge import MemoryGauge
         from zray.node.processes.zygote import workers_environ
         from zray.node.running.checkpoint_files import DiskFiles
+        from zray.node.running.host_metrics import HostMetrics
         from zray.node.running.logs import answer as answer_logs
         from zray.sched.node.local import LocalScheduler
 
@@ -225,26 +227,41 @@ class Daemon:
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld, epoch_s=time.time() - time.monotonic(),
                 logs=partial(answer_logs, os.path.join(self.session_dir, sessions.LOGS)),
-                checkpoints=DiskFiles(self.session_dir),
+                host=HostMetrics(self.session_dir), send_output=lambda: self.lines.look(time.monotonic()),
+                stops=partial(places.rows, self.session_dir), checkpoints=DiskFiles(self.session_dir),
                 read_memory=memory.read, memory_of=memory.held))
         self.lines = Lines(self.incarnation, LinesPorts(
             time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
+        self.store.on_moved = self.machine.moved
         self.handover = ObjectHandover(self.incarnation, self.machine.drivers, self.store,
                                        lambda: not self.locations.unwritten, self.session_dir)
         self.store.join(lambda: self.machine.cluster.peers, self.handover.announce)
+        self._keep_state()
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._membership())
+
+    def _keep_state(self) -> None:
+        from zray.node.running.kept_state import KeptState, StatePorts
+
+        machine, started_s = self.machine, time.time()
+        self.kept = KeptState(self.session_dir, self.config, StatePorts(
+            lambda view, args: machine.answer(self.incarnation, view, args), machine.events, machine.spans,
+            last_rows=lambda: machine.drivers.last_rows, store_usage=self.store.usage,
+            store_objects=self.store.objects, has_jobs=lambda: bool(machine.jobs.by_driver), news=machine.news,
+            about=lambda: {"session": os.path.basename(self.session_dir), "node_id": self.node_id.hex(),
+                           "cluster": self.entry.cluster if self.entry is not None else "", "started_s": started_s},
+            note=self.journal.note))
 
     def _ports(self) -> DaemonPorts:
         from zray.node.daemon_machine import DaemonPorts
 
         return DaemonPorts(
-            time.monotonic, self._send, self.store.handlers, [self.store, _MeshTimer(self.mesh), self.lines],
+            time.monotonic, self._send, self.store.handlers, [self.store, _MeshTimer(self.mesh), self.lines, self.kept],
             install=lambda effect: self._installer().install(effect),
             stop_install=lambda effect: self._installer().stop(effect),
             remove_installed=lambda effect: self._installer().remove(effect), spawn=self._perform_spawn,
             kill=self._perform_kill, watch=self._perform_watch,
-            note=lambda effect: self.journal.note(text_of(effect.kind, effect.detail)), forget=self._forget,
+            note=self._note, forget=self._forget,
             last_output=self._last_output,
             drop_objects=lambda job: self.store.drop_job(job.to_bytes(ids.JOB_SIZE, "big")),
             node_ended=self.store.node_ended, hand_over=self.handover, left=self._left, fenced=self._fenced,
@@ -455,6 +472,11 @@ class Daemon:
     def _attach_driver(self, incarnation: bytes, pid: int) -> dict[str, Any]:
         return {**self.store.attach_info(), "slot": self.store.open_slot(incarnation, pid)}
 
+    def _note(self, effect: Note) -> None:
+        self.journal.note(text_of(effect.kind, effect.detail))
+        if effect.kind == "job_over":
+            self.kept.job_over()
+
     def _forget(self, incarnation: bytes) -> None:
         self.processes.forget(incarnation)
         self._kill_once_started.discard(incarnation)
@@ -463,6 +485,7 @@ class Daemon:
         for kind in "dw":  # the endpoint of a driver or worker is a file, which it may have had no time to remove
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self.session_dir, f"{kind}-{incarnation.hex()}.sock"))
+        places.forget_process(self.session_dir, incarnation.hex())
 
     def _last_output(self, effect: EndJob) -> None:
         self.lines.assign()
@@ -546,7 +569,9 @@ class Daemon:
     # ------------------------------------------------------------ the end
 
     def close(self) -> None:
-        """End every process, remove everything."""
+        """End every process, remove everything but logs and state."""
+        self._take_last_reports()
+        self.kept.finish(self.core.stopping or "an error")
         if self.installer is not None:
             self.installer.close()
         self._end_processes()
@@ -567,6 +592,15 @@ class Daemon:
         self.journal.note(f"the end: {self.core.stopping or 'of an error'}")
         self.journal.close()
         sessions.retire(self.session_dir)
+
+    def _take_last_reports(self) -> None:
+        """Those that the workers of the last job still send: the driver does not wait for them."""
+        while self.machine.pool.dismissed and not self.failed:  # each until its deadline
+            self.machine.tick(time.monotonic())
+            self.core.perform()
+            self.mesh.flush()
+            self.mesh.poll(0.01)
+            self.mesh.drain(self._deliver)
 
     def _end_processes(self) -> None:
         """Also of the workers that the zygote has forked and not reported: they would write into a deleted session."""

@@ -25,7 +25,7 @@ from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.base.ports import Ports
 from zray.metrics.table import MetricTable
-from zray.node import views
+from zray.node import measures, views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.checkpoints import CheckpointFiles, CheckpointPorts, Files
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
@@ -38,8 +38,10 @@ from zray.node.effects import Forget, Note, Send
 from zray.node.environments.table import EnvironmentTable
 from zray.node.groups.service import GroupService, GroupServicePorts
 from zray.node.jobs.drivers import DriverPorts, Drivers
+from zray.node.jobs.ended_events import Source
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.table import JobTable
-from zray.node.jobs.task_events import Source, TaskEventLog
+from zray.node.jobs.task_events import TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
 from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
 from zray.node.leases.fences import FencePorts, Fences
@@ -63,6 +65,15 @@ from zray.wire import messages as m
 Handlers = dict[int, Callable[[bytes, Any], None]]
 
 
+class NoHost:
+    """The measures of a node without a machine, in the simulator and in tests."""
+
+    session_name = ""
+
+    def read(self, processes: Any) -> views.HostFamilies:
+        return []
+
+
 def no_logs(args: dict[str, Any]) -> dict[str, Any]:
     """Of a node without files, in a simulation."""
     return {"logs": []}
@@ -83,6 +94,9 @@ class NodePorts(Ports):
     free_unheld: Callable[[list[Any]], None]
     epoch_s: float  # the time of day when the clock of this machine was 0, in seconds since 1970
     logs: Callable[[dict[str, Any]], dict[str, Any]]  # answers questions about log files
+    host: views.HostGauge
+    send_output: Callable[[], None]  # send the drivers what their workers have printed so far
+    stops: Callable[[], list[dict[str, Any]]]  # tasks that wait for a debugger, or are in one
     checkpoints: Files  # files of checkpoints
     read_memory: Callable[[], Sequence[Reading]]
     memory_of: Callable[[int], int]  # bytes that only this process holds
@@ -101,7 +115,8 @@ class NodeMachine:
         self.counts = context.counts
         self.scheduler = NodeScheduler(scheduler)
         self.jobs = JobTable(first_job)
-        self.events = TaskEventLog(config.events_max)
+        self.events = TaskEventLog(config.events_max, config.events_bytes_max, config.events_kept_s)
+        self.spans = SpanLog(config.events_max)
         self.ended_workers = EndedWorkers(config.ended_workers_max)
         self.metrics = MetricTable(config.metric_series_max)
         self.pool = WorkerPool(
@@ -131,7 +146,7 @@ class NodeMachine:
         self.handlers = _merged(
             self.queries.handlers,
             {m.EventReport.CODE: self._event_report, m.TaskFailures.CODE: self._task_failures,
-             m.MetricsReport.CODE: self._metrics_report,
+             m.MetricsReport.CODE: self._metrics_report, m.SpanReport.CODE: self._span_report,
              m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
             self.drivers.handlers, self.actor_messages.handlers, self.checkpoints.handlers, self.cluster.handlers,
@@ -178,6 +193,8 @@ class NodeMachine:
             self.node, ports.environ, self.scheduler, self.bottom_up, self.pool, self.placements,
             self.environments, self.jobs, self.events, self.actors, self.foreign, self.places, self.remote_leases,
             job_of=self.drivers.job_of,
+            blocks=lambda worker: self.spans.blocked(
+                worker.incarnation, worker.pid, worker.blocked, self.context.now + self.context.epoch_s),
             uses_group=self.groups.uses,
             declares=lambda owner, key, strategy: self.affinity.key(owner, key, strategy)))
         self.fences = Fences(self.context, FencePorts(
@@ -196,9 +213,11 @@ class NodeMachine:
             self.leases, self.jobs, self.actors, self.groups, self.events,
             remote_available=self.remote_leases.available, store_report=ports.store_report,
             stored_bytes=ports.stored_bytes, gcs_report=ports.gcs_report, ended_workers=self.ended_workers,
-            metrics=self.metrics, logs=ports.logs, environments=self.environments)
-        self.metric_families = partial(views.metric_families, viewed)
-        self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed), self.processes)
+            metrics=self.metrics, logs=ports.logs, send_output=ports.send_output, host=ports.host,
+            stops=ports.stops, environments=self.environments, spans=self.spans)
+        self.metric_families = partial(measures.families, viewed)
+        self.answer = partial(views.answer, viewed)
+        self.queries = ClusterQueries(self.context, self.cluster.peers, self.answer, self.processes)
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,
             nodes=lambda: self.cluster.peers, has_ended=self.context.ends.has_ended,
@@ -243,6 +262,7 @@ class NodeMachine:
         if worker is None:
             return
         self.leases.worker_ended(worker, death)
+        self.spans.ended(incarnation, now + self.context.epoch_s)
         if worker.actor:
             self.checkpoints.worker_ended(worker.actor)
         self.relief.worker_gone(incarnation)
@@ -375,15 +395,26 @@ class NodeMachine:
         if worker is None:
             self.refuse(peer, "EventReport from a process that is no worker")
         elif not self.events.report(Source(peer, worker.id, worker.job, worker.actor, {}), message.events,
-                                    message.dropped, message.leases, message.parents) or (
+                                    message.dropped, message.leases, message.parents, self._granted_at) or (
                 message.queued is not None and not self.events.queue(peer, message.queued)):
             self.refuse(peer, "malformed EventReport")
         self.pool.reported(peer)
 
+    def news(self) -> tuple[int, ...]:
+        """Differs when there is something new to keep of this node's rows; asked in each turn."""
+        counts = self.counts
+        return (self.events.seen, self.events.dropped, len(self.events.running), len(self.events.failures),
+                len(self.pool.workers), len(self.jobs.by_driver), counts["worker_deaths"], counts["grants"])
+
+    def _granted_at(self, lease: int) -> float:
+        placement = self.placements.get(lease)
+        return placement.since + self.context.epoch_s if placement is not None else 0.0
+
     def _task_failures(self, peer: bytes, message: m.TaskFailures) -> None:
         if not self.processes.is_process(peer):
             self.refuse(peer, "TaskFailures from a process that is not of this node")
-        elif not self.events.failed(message.rows, message.dropped, self.context.epoch_s):
+        elif not (self.events.failed(message.rows, message.dropped, self.context.epoch_s)
+                  and self.events.told(message.stories, self.context.epoch_s)):
             self.refuse(peer, "malformed TaskFailures")
 
     def _metrics_report(self, peer: bytes, message: m.MetricsReport) -> None:
@@ -391,6 +422,19 @@ class NodeMachine:
             self.refuse(peer, "MetricsReport from a process that is not of this node")
         elif not self.metrics.report(peer.hex(), message.rows, message.dropped):
             self.refuse(peer, "malformed MetricsReport")
+
+    def _span_report(self, peer: bytes, message: m.SpanReport) -> None:
+        about = self.processes.shown(peer) if self.processes.is_process(peer) else None
+        if about is None:
+            self.refuse(peer, "SpanReport from a process that is not of this node")
+        elif not self.spans.report(about["pid"], about["type"] == "DRIVER", message.rows, message.dropped):
+            self.refuse(peer, "malformed SpanReport")
+
+    def moved(self, kind: str, nbytes: int, began: float, now: float, other: bytes, failure: str) -> None:
+        """An object was transferred from ``other``, spilled, or read back."""
+        args = {"bytes": nbytes} | ({"from": other.hex()} if other else {}) | ({"failure": failure} if failure else {})
+        epoch_s = self.context.epoch_s
+        self.spans.add(kind, f"{kind} {nbytes:,} bytes", 0, began + epoch_s, now + epoch_s, args)
 
     # ------------------------------------------------------------ other nodes
 

@@ -1,7 +1,7 @@
 """Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
-    nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline stats
-    explain logs runtime-envs metrics
+    nodes resources available actors placement-groups workers leases store gcs jobs tasks parents objects timeline spans
+    stats explain logs runtime-envs metrics functions output stops
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.  Times that end in _s
 are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the rows that users see.
@@ -9,22 +9,25 @@ are seconds of the day's clock since 1970, 0 for not yet; zray.state makes the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.base.ports import Ports
 from zray.environments.setup import written
 from zray.metrics.table import MetricTable
+from zray.node import measures
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
 from zray.node.environments.table import EnvironmentTable, Step
 from zray.node.groups.service import GroupService
+from zray.node.jobs.ended_events import EVENT_NAME, EVENT_PID, EVENT_TASK
+from zray.node.jobs.spans import SpanLog
 from zray.node.jobs.table import JobTable
-from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEventLog
+from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.local import Leases
 from zray.node.leases.placements import Placements
 from zray.node.peers.cluster import PeerNodes
@@ -35,7 +38,16 @@ from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
 EXPECTED_TERMINATION, UNEXPECTED_TERMINATION = 1, 2  # Ray's numbers of why a node has ended; 0 while it lives
+HostFamilies = list[tuple[str, str, list[tuple[dict[str, str], float]]]]  # (name, description, series)
 LIMIT = 10_000  # rows of one answer, unless the query asks for fewer; "total" is the number of all rows
+
+
+class HostGauge(Protocol):
+    """Measures of the machine and of processes, see zray.node.running.host_metrics."""
+
+    session_name: str
+
+    def read(self, processes: Iterable[tuple[int, str]]) -> HostFamilies: ...
 
 
 class Viewed(Ports):
@@ -60,7 +72,11 @@ class Viewed(Ports):
     ended_workers: EndedWorkers
     metrics: MetricTable
     logs: Callable[[dict[str, Any]], dict[str, Any]]
+    send_output: Callable[[], None]
+    host: HostGauge
+    stops: Callable[[], list[dict[str, Any]]]
     environments: EnvironmentTable
+    spans: SpanLog
 
     def wall(self, seconds: float) -> float:
         """The time of day of a time of this machine's clock; 0 of 0."""
@@ -174,8 +190,10 @@ def _actor(viewed: Viewed, actor: Any) -> dict[str, Any]:
 
 def _workers(viewed: Viewed, peer: bytes, args: dict) -> dict:
     node_id = viewed.node.get("NodeID", "")
+    stops = viewed.stops()
     rows = [
-        {"worker_id": w.id, "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
+        {"worker_id": w.id, "stops": [stop["port"] for stop in stops if stop["worker"] == w.incarnation.hex()],
+         "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
          "lease": w.lease, "blocked": w.blocked, "env": dict(w.kind.env) if w.kind else {},
          "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": node_id,
          "seconds_in_state": viewed.context.now - w.since, "type": "WORKER",
@@ -215,6 +233,11 @@ def _logs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return viewed.logs(args)
 
 
+def _stops(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Tasks that wait for a debugger, or are in one."""
+    return _rows("stops", viewed.stops(), args)
+
+
 def _leases(viewed: Viewed, peer: bytes, args: dict) -> dict:
     report = viewed.scheduler.report()
     workers = {lease: placement.row() for lease, placement in viewed.placements.items()}
@@ -232,7 +255,19 @@ def _waiting(viewed: Viewed) -> list[dict[str, Any]]:
     for row in rows:
         if not row["actor"] and (known := declared.get((row["owner"], row["key"]))) is not None:
             row["name"] = known.name
+        if row["cause"] == Cause.INFEASIBLE:
+            row["detail"] += _lost(viewed, row["demand"])
     return rows
+
+
+def _lost(viewed: Viewed, demand: dict[str, float]) -> str:
+    """Names a node that had these resources and has ended."""
+    for node, row in viewed.cluster.last_rows.items():
+        had = amounts(row["total"])
+        if all(had.get(name, 0) >= amount for name, amount in demand.items()):
+            name = row["shown"].get("NodeName") or viewed.cluster.node_id(node)[:8]
+            return f"; the node {name} had it, and is gone: {viewed.context.ends.nodes.get(node, 'it has ended')}"
+    return ""
 
 
 def _queued(viewed: Viewed) -> list[dict[str, Any]]:
@@ -292,11 +327,33 @@ def _groups(viewed: Viewed, peer: bytes, args: dict) -> dict:
 def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Task events from number ``start`` on, in Chrome's trace format; ``next`` is the start of the
     following page."""
+    return timeline(viewed.events, args, viewed.node.get("NodeManagerAddress", ""))
+
+
+def timeline(events: TaskEventLog, args: dict[str, Any], address: str) -> dict[str, Any]:
+    """The answer of the view ``timeline``."""
+    following, page = events.timeline(_start_of(args), limit_of(args), address)
+    return {"events": page, "next": following, "total": events.seen, "dropped": events.dropped}
+
+
+def _spans(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Spans beside the tasks from number ``start`` on; with the first page also what runs and waits now."""
+    return spans(viewed.spans, viewed.events, args, viewed.wall(viewed.context.now))
+
+
+def spans(log: SpanLog, events: TaskEventLog, args: dict[str, Any], now_s: float) -> dict[str, Any]:
+    """The answer of the view ``spans``."""
+    start = _start_of(args)
+    first, page = log.page(start, limit_of(args))
+    answer = {"spans": page, "next": first + len(page), "total": log.seen, "dropped": log.dropped}
+    if not start:
+        answer |= {"open": log.open_waits(now_s), "running": events.running_now(now_s)}
+    return answer
+
+
+def _start_of(args: dict[str, Any]) -> int:
     start = args.get("start")
-    first, events = viewed.events.timeline(start if isinstance(start, int) and start >= 0 else 0, limit_of(args),
-                                           viewed.node.get("NodeManagerAddress", ""))
-    return {"events": events, "next": first + len(events), "total": viewed.events.seen,
-            "dropped": viewed.events.dropped}
+    return start if isinstance(start, int) and start >= 0 else 0
 
 
 def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -305,20 +362,43 @@ def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
     ClusterQueries adds ``live``: unfinished tasks, by their owners and workers.  ``task``: of that task only.
     ``detail``: with the texts of errors.
     """
-    limit, detail, task = limit_of(args), args.get("detail"), id_of(args)
-    rows = []
-    for row in islice(viewed.events.rows(partial(_is_blocked, viewed), task), limit):
-        rows.append(shown(row if detail else {**row, "error_message": ""}))
-    kept = len(viewed.events.running) + len(viewed.events.ended) + len(viewed.events.failures)
     waiting = [{name: row[name] for name in ("owner", "key", "cause", "detail")} for row in _waiting(viewed)[:LIMIT]]
-    return {"tasks": rows, "total": max(len(rows), kept if not task else 0), "dropped": viewed.events.dropped,
-            "live": [], "waiting": shown(waiting)}
+    return {**tasks(viewed.events, args, partial(_is_blocked, viewed)), "waiting": shown(waiting)}
+
+
+def tasks(events: TaskEventLog, args: dict[str, Any], is_blocked: Callable[[bytes], bool]) -> dict[str, Any]:
+    """The answer of the view ``tasks``, as far as the events have it."""
+    limit, detail, task = limit_of(args), args.get("detail"), id_of(args)
+    rows = [shown(row if detail else {**row, "error_message": ""})
+            for row in islice(events.rows(is_blocked, task), limit)]
+    stories = [[*key, *story] for key, story in reversed(events.stories.items()) if not task or key[0] == task]
+    kept = len(events.running) + len(events.ended) + len(events.failures)
+    return {"tasks": rows, "total": max(len(rows), kept if not task else 0), "dropped": events.dropped,
+            "forgotten": events.ended.forgotten, "live": [], "stories": shown(stories[:limit])}
+
+
+def _functions(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """The sums of each function over all ended attempts that were reported one by one, also of those that are no
+    longer kept; ``dropped``: attempts that were only counted."""
+    return functions(viewed.events, args)
+
+
+def functions(events: TaskEventLog, args: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the view ``functions``."""
+    rows = [{"name": name, "finished": finished, "failed": failed, "seconds": seconds, "longest_s": longest}
+            for name, (finished, failed, seconds, longest) in events.ended.functions.items()]
+    return {**_rows("functions", rows, args), "dropped": events.dropped, "forgotten": events.ended.forgotten}
 
 
 def _parents(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """``[prefix, task]`` for those of ``prefixes`` whose task ran on this node."""
+    return parents(viewed.events, args)
+
+
+def parents(events: TaskEventLog, args: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the view ``parents``."""
     asked = args.get("prefixes")
-    known = viewed.events.parents
+    known = events.parents
     return {"parents": [[prefix.hex(), known[prefix].hex()] for prefix in asked or () if prefix in known]}
 
 
@@ -337,47 +417,12 @@ def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
         "actors": sum(a.state != "DEAD" for a in viewed.actors.actors.values()),
         "kernels": "compiled" if viewed.scheduler.view.kernels.compiled else "plain",
         "jobs": len(viewed.jobs.by_driver), "leases": len(viewed.placements), "waiting": len(report["waiting"]),
-        "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped}}
+        "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped,
+        "tasks_forgotten": viewed.events.ended.forgotten}}
 
 
 def _metrics(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    return {"metrics": metric_families(viewed)}
-
-
-def metric_families(viewed: Viewed) -> list[dict[str, Any]]:
-    """Families for zray.metrics.exposition: those of user code, and those of the node itself."""
-    labels = {"NodeAddress": viewed.node.get("NodeManagerAddress", ""), "NodeId": viewed.node.get("NodeID", "")}
-    return viewed.metrics.rows(labels) + _node_metrics(viewed, labels)
-
-
-def _node_metrics(viewed: Viewed, labels: dict[str, str]) -> list[dict[str, Any]]:
-    """What a node measures of itself."""
-    states: dict[str, int] = {}
-    for worker in viewed.pool.workers.values():
-        states[worker.state.name] = states.get(worker.state.name, 0) + 1
-    store = viewed.store_report()
-    total, free = viewed.scheduler.total(), viewed.scheduler.available()
-
-    def family(name: str, kind: str, description: str, series: list[list[Any]]) -> dict[str, Any]:
-        return {"name": f"zray_{name}", "kind": kind, "description": description, "boundaries": [],
-                "series": [[{**own, **labels}, value] for own, value in series]}
-
-    return [
-        family("workers", "gauge", "Worker processes", [[{"State": state}, n] for state, n in sorted(states.items())]),
-        family("actors", "gauge", "Actors whose home is this node and that are not dead", [
-            [{}, sum(actor.state != "DEAD" for actor in viewed.actors.actors.values())]]),
-        family("leases", "gauge", "Leases of workers, and places of actors", [[{}, len(viewed.placements)]]),
-        family("worker_deaths", "counter", "Worker processes that ended unasked", [
-            [{}, viewed.context.counts["worker_deaths"]]]),
-        family("task_events", "counter", "Ended tasks that were reported one by one", [[{}, viewed.events.seen]]),
-        family("tasks_not_reported", "counter", "Ended tasks that were only counted", [[{}, viewed.events.dropped]]),
-        family("metrics_dropped", "counter", "Records of metrics beyond metric_series_max, or of another kind", [
-            [{}, viewed.metrics.dropped]]),
-        family("resources", "gauge", "Resources by state", [
-            [{"Name": name, "State": state}, value] for state, amount in (("TOTAL", total), ("FREE", free))
-            for name, value in amounts({name: max(0, units) for name, units in amount.items()}).items()]),
-        family("object_store_bytes", "gauge", "Bytes of the object store, and of objects on disk", [
-            [{"Kind": kind}, store[kind]] for kind in ("capacity", "used", "spilled") if kind in store])]
+    return {"metrics": measures.families(viewed)}
 
 
 def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
@@ -387,8 +432,7 @@ def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
         if actor.state != "ALIVE" and actor.worker:
             return {"cause": int(Cause.CONSTRUCTING), "detail": f"pid {actor.pid}", "state": actor.state}
         cause = actor.cause.get("cause", Cause.READY if actor.state == "ALIVE" else Cause.ACTOR_PENDING)
-        return {"cause": int(cause), "detail": actor.cause.get("detail") or actor.cause.get("reason", ""),
-                "state": actor.state}
+        return {"cause": int(cause), "detail": _detail(actor), "state": actor.state}
     key = args.get("key")
     if not isinstance(key, int):
         return {"error": "explain takes a key or an actor"}
@@ -401,15 +445,32 @@ def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return {"cause": int(cause), "detail": detail}
 
 
+def _detail(actor: Any) -> str:
+    """Why an actor is not up, and how often it was restarted: one that crashes at each call looks alive in between."""
+    said = [actor.cause.get("detail", ""), actor.cause.get("reason", "")]
+    if actor.cause.get("signal"):
+        said.append(f"signal {actor.cause['signal']}")
+    if actor.life:
+        said.append(f"{actor.life} restarts so far")
+    return "; ".join(dict.fromkeys(filter(None, said)))
+
+
 def _received(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Nothing: a node reads in order, so the answer says that it has read what the process sent before."""
     return {}
 
 
+def _output(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    """Nothing: the answer comes after the lines that workers have printed before."""
+    viewed.send_output()
+    return {"output": [], "total": 0}
+
+
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
     "placement-groups": _groups,
-    "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
-    "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
-    "runtime-envs": _runtime_envs, "metrics": _metrics, "received": _received,
+    "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "spans": _spans,
+    "tasks": _tasks, "stats": _stats, "explain": _explain, "parents": _parents, "objects": _objects, "logs": _logs,
+    "runtime-envs": _runtime_envs, "metrics": _metrics, "functions": _functions, "output": _output,
+    "stops": _stops, "received": _received,
 }

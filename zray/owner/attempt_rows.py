@@ -18,6 +18,7 @@ from zray.wire.messages.actors import ALIVE
 
 NORMAL_TASK, ACTOR_TASK = "NORMAL_TASK", "ACTOR_TASK"
 ARGS_FETCH = "PENDING_ARGS_FETCH"
+HEADS = 20  # tasks of each queue that a list surely has
 
 
 def bare(name: str) -> str:
@@ -71,8 +72,14 @@ def unfinished(owned: Iterable[Entry], submitter: Any, calls: Any) -> Iterator[A
 
 
 def _everything(owned: Iterable[Entry], submitter: Any, calls: Any) -> Iterator[Any]:
+    """What runs and the first of each queue come first, because a list has a limit; something may come twice."""
     for lease in submitter.leases.values():
         yield from lease.inflight.values()
+    for key in submitter.by_number.values():
+        yield from islice(key.queue, HEADS)
+    for link in calls.links.values():
+        yield from islice(link.inflight.values(), HEADS)
+        yield from islice(link.queue, HEADS)
     for key in submitter.by_number.values():
         yield from key.queue
     yield from submitter.tasks.values()

@@ -27,6 +27,7 @@ from zray.owner.failures import cancelled, failure_in, first_failure, held_in, p
 from zray.owner.reconstruction import waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.references import References
+from zray.owner.stories import STORY_S
 from zray.owner.submitter import Submitter
 from zray.wire.messages import (
     FAILED,
@@ -308,6 +309,7 @@ class ActorCalls:
         full = len(inflight) >= WINDOW_CALLS
         refs = self.refs
         done = 0
+        task = None
         it = iter(message.ends)
         for seq, result in zip(it, it):  # noqa: B905
             task = inflight.pop(seq, None)
@@ -329,6 +331,8 @@ class ActorCalls:
                         waiter(entry)
             else:
                 self._general_end(link, task, result, peer)
+        if task is not None and self.submitter.now - task.created > STORY_S:
+            self.submitter.stories.ended(task)
         self.finished += done
         link.unfinished -= done
         if done and link.unfinished == 0:  # _general_end has unpinned already if its call was the last

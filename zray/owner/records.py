@@ -143,7 +143,7 @@ class Key:
     """A scheduling key of this owner: its queue and its leases."""
 
     __slots__ = ("number", "demand", "env", "strategy", "name", "queue", "leases", "idle", "want", "granted",
-                 "status", "declared", "dirty", "failed", "skipped")
+                 "status", "declared", "dirty", "failed", "skipped", "waited")
 
     def __init__(self, number: int, demand: dict, env: dict, strategy: dict, name: str):
         self.number = number
@@ -157,10 +157,20 @@ class Key:
         self.want = 0  # as last sent
         self.granted = 0
         self.status: tuple[int, str] | None = None
+        self.waited: tuple[float, int, str] | None = None  # the last status that the node sent, and when
         self.declared = False
         self.dirty = False
         self.failed: list[Any] | None = None  # the error of all its tasks, when none can ever run
         self.skipped = 0  # at least so many works in the queue were cancelled; the queue skips them
+
+    def check(self) -> None:
+        for lease in self.idle:
+            assert not lease.inflight, "an idle lease has work"
+            assert lease.number in self.leases
+        for task in self.queue:
+            if type(task) is Task and task.state == QUEUED:
+                assert task.missing == 0
+                assert self.want or self.dirty, "tasks are queued, and no lease is wanted for them"
 
 
 class Lease:

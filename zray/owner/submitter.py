@@ -37,6 +37,7 @@ from zray.owner.reconstruction import Reconstruction, waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Key, Lease, Net, Task, WorkerLink
 from zray.owner.references import References
 from zray.owner.results import Results
+from zray.owner.stories import STORY_S, Stories
 from zray.owner.streams import StreamRuns
 from zray.owner.why import why
 from zray.wire.messages import (
@@ -53,6 +54,7 @@ from zray.wire.messages import (
     LeaseStatus,
     LeaseWant,
     PushTasks,
+    TaskFailures,
     TasksDone,
 )
 
@@ -86,6 +88,7 @@ class Submitter:
         self.lineage = Lineage(refs, config.lineage_bytes_max)
         self.reconstruction = Reconstruction(self, refs, self.lineage, ports.locate)
         self.failed = FailedAttempts(config.task_events_per_s_max, lambda message: net.send(node, message))
+        self.stories = Stories(config.task_events_per_s_max, lambda rows: net.send(node, TaskFailures([], 0, rows)))
         self.deaths = WorkerDeaths(self)
         self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
         self.results = Results(self, refs, ports.columns)
@@ -341,6 +344,7 @@ class Submitter:
         key = self.by_number.get(message.key)
         if key is not None:
             key.status = (message.cause, message.detail)
+            key.waited = (self.now, *key.status)
             kind = FATAL.get(message.cause)
             if kind is not None and key.failed is None:
                 key.failed = [FAILED, kind, {"name": key.name, "reason": message.detail}]
@@ -419,6 +423,8 @@ class Submitter:
         self.refs.inline_bytes += inline
         if task is not None:
             self.measure(task.fn, message.ns_each)
+            if self.now - task.created > STORY_S:
+                self.stories.ended(task)
         self.settle(lease)
 
     def measure(self, fn: Function, ns: int) -> None:
@@ -622,13 +628,15 @@ class Submitter:
     def tick(self, now: float) -> None:
         """Return idle leases; stop waiting for the other half of a death."""
         self.now = now
+        if self.stories.rows:
+            self.stories.flush(now)
         for key in self.by_number.values():
             for lease in [x for x in key.idle if x.idle_since + self.lease_idle_s <= now]:
                 self._return(lease)
         self.deaths.tick(now)
 
     def next_deadline(self) -> float | None:
-        times = self.deaths.deadlines()
+        times = self.deaths.deadlines() + ([self.stories.due] if self.stories.rows else [])
         if self.leases:
             times += [lease.idle_since + self.lease_idle_s for key in self.by_number.values() for lease in key.idle]
         return min(times, default=None)
@@ -646,13 +654,7 @@ class Submitter:
                     if type(task) is Task:
                         assert task.state == PUSHED and task.lease is lease and task.seq == seq
                         assert task.behind or not task.missing, "it was pushed without an argument"
-            for lease in key.idle:
-                assert not lease.inflight, "an idle lease has work"
-                assert lease.number in key.leases
-            for task in key.queue:
-                if type(task) is Task and task.state == QUEUED:
-                    assert task.missing == 0
-                    assert key.want or key.dirty, "tasks are queued, and no lease is wanted for them"
+            key.check()
         assert self.waiting >= 0
         self.lineage.check()
         self.reconstruction.check()

@@ -152,6 +152,9 @@ class Core(Process):
     def stacks(self) -> str:
         return "one thread, which the simulator owns"
 
+    def profile(self, question: bytes, answer: Callable[[str], None]) -> None:
+        answer("error: the simulator owns the thread")
+
     # ------------------------------------------------------------ messages and turns
 
     @property

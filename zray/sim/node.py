@@ -23,7 +23,7 @@ from zray.node.daemon_machine import (
     node_machine,
 )
 from zray.node.effects import InstallEnvironment, Kill, Spawn, Watch
-from zray.node.machine import NodePorts, no_logs
+from zray.node.machine import NodePorts, NoHost, no_logs
 from zray.node.peers.cluster import routed
 from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 from zray.node.processes.memory import Reading
@@ -148,7 +148,7 @@ class SimNode(Process):
                 attach=lambda incarnation, pid: {}, environ={}, store_report=dict, stored_bytes=int,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
                 free_unheld=partial(stores.free_unheld, me), epoch_s=0.0, logs=no_logs,
-                checkpoints=self.files,
+                host=NoHost(), send_output=lambda: None, stops=list, checkpoints=self.files,
                 read_memory=lambda: [Reading(self.memory_used, MEMORY_BYTES, "simulated")],
                 memory_of=lambda pid: MEMORY_BYTES // 8))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())

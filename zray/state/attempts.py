@@ -30,13 +30,19 @@ PREFIX_DIGITS = 32  # of a task id: the same for all tasks of one attempt of a p
 
 
 def rows(events: Iterable[dict[str, Any]], live: Iterable[dict[str, Any]], actors: Iterable[dict[str, Any]],
-         parents: dict[str, str], reasons: dict[tuple[str, int], str], places: Places) -> list[dict[str, Any]]:
+         parents: dict[str, str], reasons: dict[tuple[str, int], str], places: Places,
+         stories: Iterable[tuple[str, int, float, str]] = ()) -> list[dict[str, Any]]:
     """Rows of TaskState: unfinished ones first, then the latest; of one task the latest attempt first.
 
     ``parents``: the tasks that submitted others, by the first digits of the ids of these.  ``reasons``: what the
-    scheduling keys of owners wait for, by (owner, key).
+    scheduling keys of owners wait for, by (owner, key).  ``stories``: what owners say of ended attempts.
     """
     merged = merge(events, live)
+    for task, attempt, created, waited in stories:
+        known = merged.get((task, attempt))
+        if known is not None:
+            known["created_s"] = known.get("created_s") or created
+            known["waits_for"] = known.get("waits_for") or waited
     for record in merged.values():
         if record["state"] == "PENDING_NODE_ASSIGNMENT" and record.get("key"):
             owner = record["process"]["worker_id"][:INCARNATION_DIGITS]
@@ -63,6 +69,8 @@ def merge(events: Iterable[dict[str, Any]], live: Iterable[dict[str, Any]]) -> d
         record = merged.setdefault((row["task_id"], row["attempt"]), {})
         record.update({name: row[name] for name in ("task_id", "attempt", "name", "state")},
                       worker_id=process["worker_id"], pid=process["pid"])
+        if row.get("paused"):
+            record["paused"] = True
         if process["actor"]:
             record.update(actor=process["actor"], type="ACTOR_TASK")
     for row in events:
@@ -142,8 +150,7 @@ def _row(record: dict[str, Any], actor: dict[str, Any] | None, parents: dict[str
         "error_type": record.get("error_type") or None, "language": "PYTHON", "required_resources": resources,
         "runtime_env_info": {"serialized_runtime_env": json.dumps(written(env))},
         "placement_group_id": record.get("group") or None,
-        "events": [{"state": name, "created_ms": milliseconds(at)} for name, at in (
-            ("PENDING_ARGS_AVAIL", created), ("RUNNING", start), (state, end)) if at],
+        "events": _story(record, created, start, end),
         "profiling_data": {
             "component_type": "worker", "component_id": worker_id or "", "node_ip_address": places.ip_of(worker_id),
             "events": [{"event_name": "task:execute", "start_time": start * 1000, "end_time": end * 1000}]
@@ -151,9 +158,22 @@ def _row(record: dict[str, Any], actor: dict[str, Any] | None, parents: dict[str
         "creation_time_ms": milliseconds(created or start), "start_time_ms": milliseconds(start),
         "end_time_ms": milliseconds(end),
         "task_log_info": places.logs_of(worker_id) if worker_id else None,
-        "error_message": record.get("error_message") or None, "is_debugger_paused": False, "call_site": None,
+        "error_message": record.get("error_message") or None,
+        "is_debugger_paused": bool(record.get("paused")), "call_site": None,
         "label_selector": record.get("labels") or {}, "fallback_strategy": None, "count": record.get("count") or 1,
         "pending_reason": record.get("waits_for") or record.get("pending_reason") or None}
+
+
+def _story(record: dict[str, Any], created: float, start: float, end: float) -> list[dict[str, Any]]:
+    """The states of the attempt with their times, as far as known."""
+    steps = [("PENDING_ARGS_AVAIL", created), ("PENDING_NODE_ASSIGNMENT", record.get("ready_s") or 0.0)]
+    leased = record.get("leased_s") or 0.0
+    if created and created <= leased <= start:  # else the lease served another task before this one
+        steps.append(("SUBMITTED_TO_WORKER", leased))
+    steps.append(("RUNNING", start))
+    for begun, over in record.get("blocked") or ():
+        steps += [("RUNNING_IN_RAY_GET", begun), ("RUNNING", over if over < end else 0.0)]
+    return [{"state": name, "created_ms": milliseconds(at)} for name, at in [*steps, (record["state"], end)] if at]
 
 
 def _parent(record: dict[str, Any], parents: dict[str, str]) -> str:

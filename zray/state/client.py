@@ -11,12 +11,12 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from zray.base.causes import Cause
 from zray.base.errors import GetTimeoutError
 from zray.handles.connection import current
-from zray.state import attempts, rows
+from zray.state import attempts, kept, rows
 from zray.state.attempts import PREFIX_DIGITS
 from zray.state.errors import NodesEnded, RayStateApiException, ServerUnavailable
 from zray.state.filters import checked, matcher
@@ -73,30 +73,39 @@ class _NodeAsker:
         except RuntimeError as error:
             raise RayStateApiException(str(error)) from None
 
+    def ask_all(self, questions: Sequence[tuple[str, dict[str, Any]]], timeout_s: float) -> list[dict[str, Any] | None]:
+        """The answers to several questions that are asked at once; None for one that has not come in time."""
+        return self._client.ask_all(questions, timeout_s)
+
     def close(self) -> None:
         self._client.close()
 
 
 def asker_for(address: str | None) -> Asker:
-    """This process's own connection, or one to the node at ``address``.  ServerUnavailable."""
+    """This process's own connection, or one to the node at ``address``, or what a session kept that has ended, whose
+    folder ``address`` is.  ServerUnavailable."""
     runtime = current()
     if address is None and runtime is not None:
         return _RuntimeAsker(runtime)
+    if address and kept.is_ended(address):
+        return kept.KeptAsker(address)
     return _NodeAsker(address or os.environ.get("ZRAY_ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto")
 
 
 class StateClient:
     """One question of a user: it may ask a node several times, within ``timeout_s``."""
 
-    def __init__(self, address: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S):
+    def __init__(self, address: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, asker: Asker | None = None):
+        """``asker``: a connection that the caller has already."""
         if not isinstance(timeout_s, (int, float)) or isinstance(timeout_s, bool) or timeout_s <= 0:
             raise ValueError(f"timeout takes a number of seconds over 0, not {timeout_s!r}")
-        self._asker = asker_for(address)
+        self._asker = asker or asker_for(address)
         self._deadline = time.monotonic() + timeout_s
         self.missing: list[str] = []  # what is not in the rows, in words
         self.gone = ""  # the nodes that have ended, with the rows that only they kept
+        self.totals: dict[str, int] = {}  # rows that the nodes have of each view, also those that they did not send
 
-    def __enter__(self) -> StateClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -104,14 +113,25 @@ class StateClient:
 
     def ask(self, what: str, **args: Any) -> dict[str, Any]:
         """The answer of the node.  RayStateApiException when it is none."""
-        found = self._asker.ask(what, max(0.01, self._deadline - time.monotonic()), **args)
+        found = self._answer(what, args)
         if "error" in found:
             raise RayStateApiException(str(found["error"]))
         if found.get("missing"):
             self.missing.append(f"the nodes {', '.join(found['missing'])} did not answer")
+        self.missing += found.get("cut", ())
         if found.get("silent"):
             self.missing.append(f"the processes {', '.join(found['silent'])} did not answer")
         return found
+
+    def _answer(self, what: str, args: dict[str, Any]) -> dict[str, Any]:
+        return self._asker.ask(what, self._left_s(), **args)
+
+    def _left_s(self) -> float:
+        return max(0.01, self._deadline - time.monotonic())
+
+    def extend(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Take so long from now on: for a client that goes on to ask."""
+        self._deadline = time.monotonic() + timeout_s
 
     # ------------------------------------------------------------ rows
 
@@ -121,6 +141,7 @@ class StateClient:
         for view, fixed in kind.views.items():
             found = answers[view] = self.ask(view, **fixed, **args.get(view, {}))
             total, given = found.get("total", 0), len(found.get(view, ()))
+            self.totals[view] = total
             if total > given >= LIMIT_MAX:
                 self.missing.append(f"only {given} of {total} {view} were sent")
             if left_out := found.get("left_out", 0):
@@ -148,7 +169,7 @@ class StateClient:
         reasons = {(row["owner"], row["key"]): f"{Cause(row['cause']).text} ({row['detail']})"
                    for row in found.get("waiting", ())}
         merged = attempts.rows(events, [row for row in live if "state" in row and "task_id" in row], actors, parents,
-                               reasons, _places(answers))
+                               reasons, _places(answers), found.get("stories", ()))
         return [{**row, "call_site": sites.get(row["task_id"])} for row in merged] if sites else merged
 
     def _node_logs(self, nodes: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -192,7 +213,7 @@ class StateClient:
             else:
                 time.sleep(look_s)
             if follow:
-                self._deadline = time.monotonic() + DEFAULT_TIMEOUT_S
+                self.extend()
             elif found["offset"] >= found["size"]:
                 return
             found = self.ask("logs", on=on, file=name, offset=found["offset"])

@@ -102,8 +102,9 @@ def _worker(row: Row, places: Places) -> Row:
             "exit_type": row.get("exit_type"), "node_id": row["node_id"], "ip": places.ip_of(row["worker_id"]),
             "pid": row["pid"], "exit_detail": row.get("exit_detail"),
             "worker_launch_time_ms": milliseconds(row.get("launched_s") or 0.0), "worker_launched_time_ms": ready,
-            "start_time_ms": ready, "end_time_ms": milliseconds(row.get("ended_s") or 0.0), "debugger_port": None,
-            "num_paused_threads": None}
+            "start_time_ms": ready, "end_time_ms": milliseconds(row.get("ended_s") or 0.0),
+            "debugger_port": next(filter(None, row.get("stops") or ()), None),
+            "num_paused_threads": len(row["stops"]) if "stops" in row else None}
 
 
 def _driver(job: Row, places: Places) -> Row:

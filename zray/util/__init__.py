@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 # Modules that are reachable as attributes, and loaded when first used.
-_LAZY = ("accelerators", "annotations", "check_serialize", "collective", "dask", "helpers", "iter", "joblib",
-         "metrics", "multiprocessing", "queue", "scheduling_strategies", "serialization", "state")
+_LAZY = ("accelerators", "annotations", "check_serialize", "collective", "dask", "debugpy", "helpers", "iter", "joblib",
+         "metrics", "multiprocessing", "pdb", "queue", "rpdb", "scheduling_strategies", "serialization", "state")
 
 
 def deregister_serializer(cls: type) -> None:
@@ -70,6 +70,10 @@ def __getattr__(name: str):
         import importlib
 
         return importlib.import_module(f"zray.util.{name}")
+    if name == "ray_debugpy":
+        from zray.util import debugpy
+
+        return debugpy
     if name == "Executor":
         from zray.util.executor import Executor
 

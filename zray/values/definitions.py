@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
+from zray.base import frames
 from zray.base.errors import OufOfBandObjectRefSerializationException
 from zray.base.plain_text import full_name
 from zray.values import unserializable
@@ -35,7 +36,7 @@ def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
     except Exception as error:  # a captured object's __reduce__ may raise anything
         raise unserializable.definition(definition, full_name(definition), error) from error
     if len(blob) > WARN_BYTES:
-        warnings.warn(_too_big(definition, kind, name, len(blob)), stacklevel=4)
+        warnings.warn(_too_big(definition, kind, name, len(blob)), stacklevel=frames.levels_to_user())
     return blake2b(blob, digest_size=KEY_BYTES).digest(), blob
 
 
@@ -47,6 +48,6 @@ def _too_big(definition: Any, kind: str, name: str, nbytes: int) -> str:
         except Exception:  # already pickled once as part of the definition; on its own it may not
             continue
     biggest = max(sizes, default=(0, ""))
-    what = f", of which {biggest[1]} is {biggest[0] / 2**20:.1f} MiB" if biggest[1] else ""
+    what = f", of which {biggest[1].strip()} is {biggest[0] / 2**20:.1f} MiB" if biggest[1] else ""
     return (f"The {kind} {name!r} is {nbytes / 2**20:.1f} MiB when pickled{what}. "
             "It is sent to every worker; put() large data and pass the reference instead.")

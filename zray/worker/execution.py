@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from zray.transport.loop import Loop
 from zray.worker.actors.life import ActorLife
+from zray.worker.debugging import WorkerDebugger
 from zray.worker.events import EventRecorder
 from zray.worker.machine import WorkerMachine
 from zray.worker.ports import CoreProcess
@@ -34,6 +35,13 @@ class RunsRecorded(Protocol):
     def around_coroutine(self, result_of: Callable[..., Any]) -> Callable[..., Any]: ...
 
 
+class RunsTraced(Protocol):
+    """Makes spans of runs; see zray.worker.tracing."""
+
+    def around_constructor(self, construct: Callable[..., Any], spec: dict[str, Any]) -> Callable[..., Any]: ...
+    def around_coroutine(self, result_of: Callable[..., Any]) -> Callable[..., Any]: ...
+
+
 class Execution(Protocol):
     """The executor, as maps, streams and actors use it."""
 
@@ -48,6 +56,8 @@ class Execution(Protocol):
     made: dict[bytes, Items]
     forked: bool
     recorder: RunsRecorded | None
+    tracing: RunsTraced | None
+    debugger: WorkerDebugger
 
     def stop(self, reason: str) -> None: ...
     def flush(self) -> None: ...

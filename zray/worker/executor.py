@@ -26,8 +26,9 @@ from zray.values import serialization
 from zray.wire.messages import JobSettings
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import CallGroup
+from zray.worker.debugging import WorkerDebugger
 from zray.worker.events import EventRecorder
-from zray.worker.execution import Generators, RunsRecorded
+from zray.worker.execution import Generators, RunsRecorded, RunsTraced
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.places import Place, place_of, queued, rows_of
 from zray.worker.ports import CoreProcess, Surroundings
@@ -65,6 +66,8 @@ class TaskExecutor:
         self.release: Waiter | None = None  # of an actor that ends: done when the node knows it
         self.forked = False  # this is a child of the worker, made by user code
         self.recorder: RunsRecorded | None = None  # of a job that is recorded
+        self.tracing: RunsTraced | None = None  # of a job with a tracing startup hook
+        self.debugger = WorkerDebugger(self)
         self._idle: Waiter | None = None  # of the main thread, while it waits
         self.machine = WorkerMachine(rt.node, rt.marks, rt.send, self)
         self.queue = self.machine.queue
@@ -418,7 +421,11 @@ class TaskExecutor:
 
     def rows(self, state_of_running: Callable[[bytes], str], most: int) -> list[dict[str, Any]]:
         """See zray.worker.places."""
-        return rows_of(self.machine, self.shown_name, state_of_running, most)
+        rows = rows_of(self.machine, self.shown_name, state_of_running, most)
+        for row in rows:
+            if row["task_id"] in self.rt.paused:
+                row["paused"] = True
+        return rows
 
     def shown_name(self, task: list[Any]) -> str:
         """The name of a task as the state API shows it: the class of an actor without its scope."""
@@ -460,6 +467,8 @@ class TaskExecutor:
             with self.loop.lock:
                 self.machine.hand_back()
             self.surroundings.end(exit_code(error))  # the running task counts as lost with the process
+        if self.debugger.post_mortem_s:
+            error = self.debugger.after(error, task, name, interrupts or self.interrupts)
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
             waited = frames.passes(error, "zray.core.waits.")
             return self.unfinished(task, results.cancelled(task, name, waited=waited))

@@ -48,6 +48,7 @@ class WorkerProcess:
     def run(self) -> None:
         rt = self.rt
         self.executor.install()
+        self.executor.debugger.install()
         process.mark_output(rt.context)
         os.register_at_fork(before=process.flush_output, after_in_child=self.forget)
         with rt.loop.lock:
@@ -87,8 +88,14 @@ class WorkerProcess:
         self.rt.env = env
         process.take_on_environment(spec.variables(env), assigned, self.config, started_under=self.started_under,
                                     node_has_gpus=self.node_has_gpus)
+        self.executor.debugger.take_on(self.config.get("debug") or {}, spec.variables(env),
+                                       self.rt.config.post_mortem_wait_s)
         if self.config.get("equipment") or env.get("worker_process_setup_hook"):
             self.executor.functions.broken = self.executor.functions.broken or self.equip(env)
+        if hook := self.config.get("tracing") or self.rt.process.config.tracing_startup_hook:
+            from zray.worker.tracing import trace_runs
+
+            trace_runs(self.rt, self.executor, hook)
 
     def equip(self, env: dict[str, Any]) -> str:
         """Take on what the node has installed, and run the setup hook; returns why that failed, or ''."""

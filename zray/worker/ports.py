@@ -21,6 +21,7 @@ class CoreProcess(Protocol):
     context: Any  # thread-local: the task that runs on this thread
     values: Any
     fetching: set[bytes]  # tasks that still read their arguments
+    paused: dict[bytes, str]  # tasks that wait in the debugger
 
     @property
     def incarnation(self) -> bytes: ...

@@ -157,7 +157,7 @@ def sentence(oid: bytes, cause: Cause, about: dict[str, Any], indent: str = "") 
         text = f"{indent}ObjectRef({ids.short(oid)}), whose owner says:"
     else:
         text = f"{indent}ObjectRef({ids.short(oid)}) of {what}: {cause.text}"
-    facts = _facts(about)
+    facts = facts_of(about)
     if facts:
         text += f" ({'; '.join(facts)})"
     if says:
@@ -167,7 +167,8 @@ def sentence(oid: bytes, cause: Cause, about: dict[str, Any], indent: str = "") 
     return text
 
 
-def _facts(about: dict[str, Any]) -> list[str]:
+def facts_of(about: dict[str, Any]) -> list[str]:
+    """What stands in brackets behind a cause."""
     facts = []
     if about.get("detail"):
         facts.append(str(about["detail"]))

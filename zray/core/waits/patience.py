@@ -1,4 +1,4 @@
-"""Decides when a blocked read warns: once, when nothing makes progress and time alone will not help.
+"""Decides when a blocked read warns: once, in one line, when nothing makes progress and time alone will not help.
 
 A wait is examined every half of ``warn_wait_s``.  The warning comes when there was no progress for ``warn_wait_s`` and
 the cause is more than a running task.  Waits of one kind (the same root: zray.core.waits.explaining.kind) make one
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.core.waits.explaining import Asking, Reasons, is_healthy, kind, progress
+from zray.core.waits.headlines import headline, joined
 
 logger = logging.getLogger("zray")
 
@@ -64,7 +65,7 @@ class Warned:
 
     def wait(self, waited_s: float, reasons: Reasons, more: str = "") -> None:
         """Warn of a wait."""
-        self.say(kind(reasons.found), f"zray.get has waited for {waited_s:.0f} s:\n{reasons}{more}")
+        self.say(kind(reasons.found), joined(f"zray.get has waited for {waited_s:.0f} s for {headline(reasons)}", more))
 
     def say(self, what: str, text: str, log: Callable[[int, str], None] | None = None) -> None:
         """Warn, unless there was a warning of this kind within REPEAT_S."""
@@ -78,7 +79,7 @@ class Warned:
         while len(self._said) > KINDS_MAX:
             del self._said[next(iter(self._said))]
         if repeats:
-            text += f"\n({repeats} more waits like this in the last {now - at:.0f} s)"
+            text += f" ({repeats} more waits like this in the last {now - at:.0f} s)"
         if self.is_worker:
             text = f"{MARK}{what}{SEPARATOR}{text}".replace("\n", LINE)
         if log is None:

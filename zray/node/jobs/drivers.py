@@ -62,6 +62,9 @@ class Drivers:
         self._ports = ports
         self.jobs = jobs
         self.hellos = ports.processes.hellos
+        # What the driver of this node that left last knew at its end, by the question: rows and total as in
+        # ProcessAnswer.
+        self.last_rows: dict[str, tuple[list[dict[str, Any]], int]] = {}
         self._kept: set[int] = set()  # jobs that are over, and had an actor elsewhere at the last question
         self._ask_at: float | None = None  # the time of the next question
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
@@ -110,6 +113,8 @@ class Drivers:
             job.resume = {str(name): count for name, count in message.counts.items() if type(count) is int}
 
     def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
+        if message.rows and peer in self.jobs.by_driver:
+            self.last_rows = _checked(message.rows, self._ports.processes.shown(peer))
         self.over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))
 
     def _bye(self, peer: bytes, message: m.Bye) -> None:
@@ -330,3 +335,10 @@ class Drivers:
             worker = self._ports.pool.workers.get(peer)
             job = self.jobs.jobs.get(worker.job) if worker is not None else None
         return job
+
+
+def _checked(answers: dict[str, Any], process: dict[str, Any]) -> dict[str, tuple[list[dict[str, Any]], int]]:
+    """The rows of a Goodbye, each with its process; what is malformed is left out."""
+    return {what: ([{**row, "process": process} for row in answer[0] if type(row) is dict], answer[1])
+            for what, answer in answers.items()
+            if type(answer) is list and [type(part) for part in answer] == [list, int]}

@@ -2,63 +2,77 @@
 
 An event is a report of a worker (zray.worker.events): ``[name, task id, pid, start s, end s, ok,
 attempt, count, error, lease, function]``, end 0 while it runs; ``count`` is over 1 for a chunk of a map;
-``error`` is None or ``[type, message]``; ``function`` is its name, or '' for that of the task.
+``error`` is None or ``[type, message]``; ``function`` is its name, or '' for that of the task.  The log adds
+``[[from s, to s], ...]`` to an ended one whose worker was blocked meanwhile, in get or wait.
 Events are numbered from 0, so that readers can page.
 
 A failure is a report of an owner (zray.owner.failed_attempts): an attempt that failed by the owner's
 decision.  It may concern an attempt that has an event, and then says more: a worker that died
 cannot say why.
-
-Ended events are kept packed: less than half of the memory, and nothing for the garbage collector to visit.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-import msgpack
+from zray.node.jobs.ended_events import (
+    EVENT_ATTEMPT,
+    EVENT_BLOCKED,
+    EVENT_COUNT,
+    EVENT_END,
+    EVENT_ERROR,
+    EVENT_LEASE,
+    EVENT_NAME,
+    EVENT_OK,
+    EVENT_START,
+    EVENT_TASK,
+    EndedEvents,
+    Source,
+    unpacked,
+)
+from zray.node.jobs.task_counts import TaskCounts
 
-from zray.base.named_tuples import NamedTuple
-
-(EVENT_NAME, EVENT_TASK, EVENT_PID, EVENT_START, EVENT_END, EVENT_OK, EVENT_ATTEMPT, EVENT_COUNT, EVENT_ERROR,
- EVENT_LEASE, EVENT_FUNCTION) = range(11)
 FIELDS: tuple[Any, ...] = (str, bytes, int, (int, float), (int, float), (bool, int), int, int, (list, type(None)), int,
                           str)
 FAILURE_FIELDS: dict[str, Any] = {
     "task_id": bytes, "attempt": int, "name": str, "error_type": str, "error_message": str, "end_s": (int, float),
     "created_s": (int, float)}
 WORKER_DIED = "WORKER_DIED"
-
-
-class Source(NamedTuple):
-    """Where an event comes from: a worker on one lease, or as one actor."""
-
-    worker: bytes  # incarnation
-    worker_id: bytes
-    job: int
-    actor: bytes  # b'' for a worker of tasks
-    granted: dict[str, Any]  # resources, group, labels; {} when the worker has not said
+EVENTS_BYTES_MAX = 64 << 20
+STORIES_MAX = 10_000  # 2 MB
+DUMPED_ROW_BYTES = 4096  # a failure with its message may have as many: so many rows of other kinds fit into a copy
+BLOCKS_MAX = 16  # waits of a running task that are kept with their times; further ones make the last one longer
 
 
 class TaskEventLog:
     """Bounded: the oldest go first."""
 
-    def __init__(self, kept_max: int):
+    def __init__(self, kept_max: int, bytes_max: int = EVENTS_BYTES_MAX, kept_s: float = 0.0):
         self.kept_max = kept_max
-        self.ended: deque[tuple[Source, bytes]] = deque(maxlen=kept_max)
+        self.ended = EndedEvents(kept_max, bytes_max, kept_s)
         self.running: dict[tuple[bytes, int], tuple[Source, list[Any]]] = {}
         self.failures: dict[tuple[bytes, int], dict[str, Any]] = {}  # oldest first
+        # When an attempt was submitted, and what it waited for: of those that took long, oldest first.
+        self.stories: dict[tuple[bytes, int], tuple[float, str]] = {}
         self.parents: dict[bytes, bytes] = {}  # prefix of ids -> the task that made them, oldest first
         self.queued: dict[bytes, list[Any]] = {}  # worker of an actor -> [[name, count], ...] of the calls that wait
-        self.seen = 0  # ended events ever
+        self.blocks: dict[bytes, list[list[float]]] = {}  # worker -> when it was blocked, [from, to], to 0 for now
+        self.counts = TaskCounts()  # of ended attempts
         self.dropped = 0  # tasks that workers or owners counted, but did not report one by one
 
+    @property
+    def seen(self) -> int:
+        """Ended events ever."""
+        return self.ended.seen
+
     def report(self, source: Source, events: list[Any], dropped: int, leases: dict[int, Any] | None = None,
-               parents: list[Any] | None = None) -> bool:
-        """An EventReport; False when it is malformed (entries before the fault are kept)."""
+               parents: list[Any] | None = None, since: Callable[[int], float] = lambda lease: 0.0) -> bool:
+        """An EventReport; False when it is malformed (entries before the fault are kept).
+
+        ``since(lease)``: when the lease was granted; 0 for unknown.
+        """
         self.dropped += max(0, dropped)
         sources: dict[int, Source] = {}
         for event in events:
@@ -66,17 +80,22 @@ class TaskEventLog:
                 return False
             if not all(isinstance(value, kind) for value, kind in zip(event, FIELDS, strict=False)):
                 return False
+            if len(event) > EVENT_BLOCKED:
+                del event[EVENT_BLOCKED:]  # of a later version
             lease = event[EVENT_LEASE]
             found = sources.get(lease)
             if found is None:
                 granted = (leases or {}).get(lease)
-                found = sources[lease] = source._replace(granted=granted) if type(granted) is dict else source
+                found = sources[lease] = source if type(granted) is not dict else source._replace(
+                    granted={**granted, "since_s": since(lease)})
             key = event[EVENT_TASK], event[EVENT_ATTEMPT]
             if event[EVENT_END]:
                 self.running.pop(key, None)
                 self._end(found, event)
             else:
                 self.running[key] = found, event
+        if events and events[-1][EVENT_END]:
+            self.ended.expire(events[-1][EVENT_END])
         return self._take_parents(parents or [])
 
     def _take_parents(self, parents: list[Any]) -> bool:
@@ -102,6 +121,16 @@ class TaskEventLog:
         _trim(self.failures, self.kept_max)
         return True
 
+    def told(self, stories: list[Any], epoch_s: float = 0.0) -> bool:
+        """Stories of an owner (zray.owner.stories); False when they are malformed (those before the fault are kept)."""
+        for row in stories:
+            if type(row) is not list or [type(value) for value in row] != [bytes, int, float, str]:
+                return False
+            task, attempt, created, waited = row
+            self.stories[task, attempt] = created + epoch_s, waited
+        _trim(self.stories, min(self.kept_max, STORIES_MAX))
+        return True
+
     def queue(self, worker: bytes, queued: list[Any]) -> bool:
         """The calls that wait in an actor; False when that is malformed."""
         if not all(type(row) is list and [type(value) for value in row] == [str, int] for row in queued):
@@ -115,9 +144,36 @@ class TaskEventLog:
         """The running task of each worker, as far as reported."""
         return {source.worker: event[EVENT_NAME] for source, event in self.running.values()}
 
+    def blocked(self, worker: bytes, is_blocked: bool, now_s: float) -> None:
+        """The worker blocks in get or wait, or goes on."""
+        blocks = self.blocks.setdefault(worker, [])
+        if not is_blocked:
+            if blocks:
+                blocks[-1][1] = now_s
+        elif len(blocks) >= BLOCKS_MAX:
+            blocks[-1][1] = 0.0
+        else:
+            blocks.append([now_s, 0.0])
+
     def _end(self, source: Source, event: list[Any]) -> None:
-        self.ended.append((source, msgpack.packb(event, unicode_errors="surrogatepass")))
-        self.seen += 1
+        if self.blocks and source.worker in self.blocks:
+            event = [*event[:EVENT_BLOCKED], self._blocks_of(source, event)]
+        self.ended.add(source, event)
+        self.counts.add(event[EVENT_NAME], source.job, bool(event[EVENT_OK]), event[EVENT_ATTEMPT], event[EVENT_COUNT])
+
+    def _blocks_of(self, source: Source, event: list[Any]) -> list[list[float]]:
+        """When its worker was blocked while the task ran.  Of an actor that is kept: its calls may overlap."""
+        start, end = event[EVENT_START], event[EVENT_END]
+        blocks = self.blocks[source.worker]
+        found = [[max(begin, start), min(until or end, end)] for begin, until in blocks
+                 if begin < end and (until or end) > start]
+        if not source.actor:
+            self.blocks[source.worker] = [block for block in blocks if not block[1] or block[1] > end]
+        else:
+            del blocks[:-BLOCKS_MAX // 2]
+        if not self.blocks[source.worker]:
+            del self.blocks[source.worker]
+        return found
 
     def worker_gone(self, worker: bytes, now_s: float = 0.0, why: str = "") -> str:
         """The process of a worker ended: remove and return its running task.
@@ -134,23 +190,25 @@ class TaskEventLog:
                 self._end(source, [*event[:EVENT_END], end, False, *event[EVENT_OK + 1:EVENT_ERROR], error,
                                    *event[EVENT_LEASE:]])
                 names.append(event[EVENT_NAME])
+        self.blocks.pop(worker, None)
         return ", ".join(names)
 
     def timeline(self, start: int, limit: int, address: str = "") -> tuple[int, list[dict[str, Any]]]:
-        """``(number of the first event, events from number start on)`` as complete events of Chrome's trace format.
+        """``(start of the next page, events from number start on)`` as complete events of Chrome's trace format.
 
         As in Ray, a process of the trace is a node, by its address, and a thread of it is a worker.
+        zray.state.timeline puts numbers in the place of both.
         """
-        first = max(start, self.seen - len(self.ended))
-        skip = first - (self.seen - len(self.ended))
-        return first, [
-            {"cat": "task", "ph": "X", "name": name if count == 1 else f"{name} x {count}",
-             "pid": address, "tid": f"worker:{source.worker_id.hex()}", "ts": start_s * 1e6,
-             "dur": (end_s - start_s) * 1e6,
-             "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job,
-                      "pid": pid}}
-            for source, packed in islice(self.ended, skip, skip + limit)
-            for name, task, pid, start_s, end_s, ok, attempt, count, *_ in [_unpacked(packed)]]
+        following, page = self.ended.page(start, limit)
+        return following, [{**_traced(source, unpacked(packed)), "pid": address} for source, packed in page]
+
+    def running_now(self, now_s: float) -> list[dict[str, Any]]:
+        """The tasks that are known to run, as such events up to now."""
+        found = [_traced(source, [*event[:EVENT_END], max(now_s, event[EVENT_START]), *event[EVENT_OK:]])
+                 for source, event in self.running.values()]
+        for each in found:
+            each["args"]["running"] = True
+        return found
 
     def rows(self, blocked: Callable[[bytes], bool] = lambda worker: False, task: bytes = b"") -> Iterator[dict]:
         """Attempts that run or ended, the latest first; ``task``: of that task only.
@@ -161,10 +219,10 @@ class TaskEventLog:
             if not task or event[EVENT_TASK] == task:
                 yield self._row(source, event, "RUNNING_IN_RAY_GET" if blocked(source.worker) else "RUNNING")
         reported = set()
-        for source, packed in reversed(self.ended):
+        for source, packed in self.ended:
             if task not in packed:
                 continue
-            event = _unpacked(packed)
+            event = unpacked(packed)
             if task and event[EVENT_TASK] != task:
                 continue
             row = self._row(source, event, "FINISHED" if event[EVENT_OK] else "FAILED")
@@ -188,17 +246,48 @@ class TaskEventLog:
                 "actor": source.actor, "error_type": error_type, "error_message": message,
                 "type": "ACTOR_CREATION_TASK" if creation else "ACTOR_TASK" if source.actor else "NORMAL_TASK",
                 "resources": source.granted.get("resources") or {}, "labels": source.granted.get("labels") or {},
-                "group": (source.granted.get("group") or [b""])[0]}
+                "group": (source.granted.get("group") or [b""])[0], "leased_s": source.granted.get("since_s") or 0.0,
+                "blocked": event[EVENT_BLOCKED] if len(event) > EVENT_BLOCKED else []}
+
+    # ------------------------------------------------------------ a copy for a file
+
+    def dump(self, bytes_max: int) -> dict[str, Any]:
+        """What is known, with the latest events as far as they fit, as a map of wire types."""
+        others = bytes_max // DUMPED_ROW_BYTES
+        return {**self.ended.dump(bytes_max), "dropped": self.dropped,
+                "running": [[list(source), event] for source, event in islice(self.running.values(), others)],
+                "failures": list(islice(reversed(self.failures.values()), others))[::-1],
+                "stories": [[*key, *story] for key, story in islice(reversed(self.stories.items()), 10 * others)][::-1],
+                "parents": [list(pair) for pair in islice(reversed(self.parents.items()), others)][::-1]}
+
+    @classmethod
+    def loaded(cls, dump: dict[str, Any]) -> TaskEventLog:
+        """What :meth:`dump` has given; KeyError, TypeError, IndexError for anything else."""
+        log = cls(0)
+        log.ended = EndedEvents.loaded(dump)
+        log.dropped = dump["dropped"]
+        log.running = {(event[EVENT_TASK], event[EVENT_ATTEMPT]): (Source(*source), event)
+                       for source, event in dump["running"]}
+        log.failures = {(row["task_id"], row["attempt"]): row for row in dump["failures"]}
+        log.stories = {(task, attempt): (created, waited) for task, attempt, created, waited in dump["stories"]}
+        log.parents = dict(dump["parents"])
+        log.kept_max = 1 << 62
+        return log
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""
-        assert len(self.ended) <= min(self.seen, self.kept_max)
+        self.ended.check()
+        assert len(self.stories) <= STORIES_MAX
         assert len(self.failures) <= self.kept_max and len(self.parents) <= self.kept_max
         assert all(not event[EVENT_END] for _, event in self.running.values())
 
 
-def _unpacked(event: bytes) -> list[Any]:
-    return msgpack.unpackb(event, unicode_errors="surrogatepass", strict_map_key=False)  # whatever a worker has said
+def _traced(source: Source, event: list[Any]) -> dict[str, Any]:
+    name, task, pid, start_s, end_s, ok, attempt, count, *_ = event
+    return {"cat": "task", "ph": "X", "name": name if count == 1 else f"{name} x {count}",
+            "tid": f"worker:{source.worker_id.hex()}", "ts": start_s * 1e6, "dur": (end_s - start_s) * 1e6,
+            "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": source.job, "pid": pid,
+                     "actor_id": source.actor.hex()}}
 
 
 def _trim(table: dict[Any, Any], kept_max: int) -> None:

@@ -53,6 +53,7 @@ class LeasePorts(Ports):
     places: ActorPlaces
     remote: RemoteLeases
     job_of: Callable[[bytes], Job | None]  # the job of a core process
+    blocks: Callable[[WorkerRecord], None]  # its task begins or ends to wait in get or wait
     uses_group: Callable[[dict | None], None]  # a key names this strategy
     declares: Callable[[bytes, int, dict | None], None]  # (owner, key, strategy): one with a hard affinity may fail
 
@@ -155,6 +156,8 @@ class Leases:
         if worker is None or worker.blocked == message.blocked:
             return
         worker.blocked = message.blocked
+        self._ports.events.blocked(peer, message.blocked, self._context.now + self._context.epoch_s)
+        self._ports.blocks(worker)
         if worker.lease:
             (self._ports.local.block if message.blocked else self._ports.local.unblock)(worker.lease)
 

@@ -26,10 +26,11 @@ PROCESS_ANSWER_S = 2.0
 EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
               "tasks": "tasks", "placement-groups": "placement-groups",
               "objects": "objects", "parents": "parents", "metrics": "metrics",
-              "runtime-envs": "runtime-envs"}
+              "runtime-envs": "runtime-envs", "functions": "functions", "output": "output",
+              "stops": "stops"}
 OF_PROCESSES = frozenset(("tasks", "objects", "actors"))  # processes answer them too, with ``live``
-APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent")
-ADDED = ("total", "dropped", "left_out")
+APPENDED = ("waiting", "queued", "blocked", "live", "missing", "silent", "stories")
+ADDED = ("total", "dropped", "forgotten", "left_out")
 
 
 class AskedProcesses(Protocol):
@@ -114,16 +115,7 @@ class ClusterQueries:
         if not asked.rows:
             asked.answer = message.answer
         else:
-            whole = asked.answer
-            whole[asked.rows] += message.answer.get(asked.rows, [])
-            if asked.rows == "jobs":
-                whole["jobs"] = _each_once(whole["jobs"])
-            for name in ADDED:
-                if name in message.answer:
-                    whole[name] = whole.get(name, 0) + message.answer[name]
-            for name in APPENDED:
-                if name in message.answer:
-                    whole[name] = [*whole.get(name, ()), *message.answer[name]]
+            add(asked.answer, message.answer, asked.rows)
         self._has_answered(message.request, node)
 
     def process_answered(self, process: bytes, message: ProcessAnswer) -> None:
@@ -179,6 +171,19 @@ class ClusterQueries:
         if "stored" in answer and not args.get("local"):
             views.subtract_stored(answer["resources"], answer.pop("stored"))
         self._context.send(peer, NodeAnswer(request, answer))
+
+
+def add(whole: dict[str, Any], answer: dict[str, Any], rows: str) -> None:
+    """Add the answer of one more node to that of others; ``rows``: the name of the rows in it."""
+    whole[rows] += answer.get(rows, [])
+    if rows == "jobs":
+        whole["jobs"] = _each_once(whole["jobs"])
+    for name in ADDED:
+        if name in answer:
+            whole[name] = whole.get(name, 0) + answer[name]
+    for name in APPENDED:
+        if name in answer:
+            whole[name] = [*whole.get(name, ()), *answer[name]]
 
 
 def _each_once(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from zray.node.processes.pool import WorkerRecord
 from zray.wire.messages import LogLines
 
 LINES_A_MESSAGE = 1000
+LOOKS_MAX = 4  # of log_lines_max lines each: one question must not hold up the node for long
 
 ByJob = dict[int, list[list[Any]]]
 
@@ -69,6 +70,14 @@ class Lines:
             self.due = now + LINES_GATHER_S
         else:
             self._ports.resume(output.fd)
+
+    def look(self, now: float) -> None:
+        """Send what has been printed so far, without waiting for more; a long backlog goes on by the timer."""
+        for _ in range(LOOKS_MAX):
+            self.due = now
+            self.tick(now)
+            if not self._ports.output.pending:
+                break
 
     def assign(self) -> None:
         """Assign workers' output to jobs; done when there is output, not at each grant."""

@@ -8,10 +8,10 @@ so they cost no descriptors either.
 A worker writes a marker line ``\\x01zray-task:<name>`` before the output of the next function; it
 is stripped here, and names the lines that follow.  A line without an end, mostly of a progress bar,
 is shown as far as it goes.  The files are the queue: a slow driver slows this reader down, in turns
-of ``lines_max``, and only a backlog above BACKLOG_BYTES_MAX is skipped, with a count.
+of ``lines_max``, and only a backlog above ``bytes_max`` is skipped, with a count.
 
 The files are bounded while workers write to them.  The front of a file that grew beyond
-LOG_BYTES_MAX becomes a hole in the file system.  A truncation would lose lines that are written
+``bytes_max`` becomes a hole in the file system.  A truncation would lose lines that are written
 meanwhile; a hole loses none.  When its worker has ended, the file is written anew without the hole.
 """
 
@@ -22,16 +22,15 @@ import os
 from collections.abc import Iterable
 
 from zray.base import os_linux
+from zray.base.config import DEFAULTS
 from zray.base.formats import LOG_TAIL_BYTES, TASK_MARKER
 from zray.node.processes import linux
 from zray.node.processes.zygote import log_paths
-from zray.node.running.journal import LOG_BYTES_MAX
 
 MARKER_BYTES = TASK_MARKER.encode()
 READ_BYTES_MAX = 1 << 20  # of one file in one turn
 LINE_BYTES_MAX = 1 << 16  # a longer line is cut, so that a worker that never ends its line is still shown
 UNFINISHED_BYTES_MAX = 1024  # a longer line is not shown before its end: each look would repeat it
-BACKLOG_BYTES_MAX = LOG_BYTES_MAX
 TAIL_LINES = 20  # shown when a worker dies
 LINES_GATHER_S = 0.05  # from the first write to its reading: collects lines into one message
 # Without inotify (its instances are limited per user) the files in use are read this often.  With
@@ -97,9 +96,10 @@ class OutputFile:
 class Output:
     """Reads the output of a node's workers."""
 
-    def __init__(self, session_dir: str, lines_max: int):
+    def __init__(self, session_dir: str, lines_max: int, bytes_max: int = DEFAULTS.log_bytes_max):
         self.session_dir = session_dir
         self.lines_max = lines_max
+        self.bytes_max = bytes_max  # of a file, and of what is unread of it
         self._streams: dict[bytes, tuple[OutputFile, OutputFile]] = {}
         self._by_name: dict[str, OutputFile] = {}
         self._dirty: dict[str, OutputFile] = {}  # written to and not yet read to the end
@@ -148,9 +148,9 @@ class Output:
             if len(data) < READ_BYTES_MAX:
                 del self._dirty[name]
             else:
-                self._skipped += _skip_backlog(stream)
-            if stream.offset - stream.dropped > LOG_BYTES_MAX:
-                _drop_front(stream)
+                self._skipped += _skip_backlog(stream, self.bytes_max)
+            if stream.offset - stream.dropped > self.bytes_max:
+                _drop_front(stream, self.bytes_max)
             lines = stream.lines(data, False)
             count += len(lines)
             if lines and stream.job:
@@ -202,7 +202,7 @@ class Output:
         for worker in workers:
             for stream in self._streams.get(worker, ()):
                 self._dirty.pop(os.path.basename(stream.path), None)
-                dropped += _skip_backlog(stream)
+                dropped += _skip_backlog(stream, self.bytes_max)
                 while data := _read(stream.path, stream.offset, READ_BYTES_MAX):
                     stream.offset += len(data)
                     out.setdefault(stream.job, []).extend(stream.lines(data, False))
@@ -265,9 +265,9 @@ def _read(path: str, offset: int, size: int) -> bytes:
         os.close(handle)
 
 
-def _drop_front(stream: OutputFile) -> None:
+def _drop_front(stream: OutputFile, bytes_max: int) -> None:
     """Keep the last half of the bytes that are allowed."""
-    length = stream.offset - LOG_BYTES_MAX // 2
+    length = stream.offset - bytes_max // 2
     try:
         handle = os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
@@ -303,9 +303,9 @@ def _close_hole(stream: OutputFile) -> None:
     stream.dropped = 0
 
 
-def _skip_backlog(stream: OutputFile) -> int:
-    """Jump over all but the last BACKLOG_BYTES_MAX unread bytes; returns the number of skipped lines."""
-    target = _size(stream.path) - BACKLOG_BYTES_MAX
+def _skip_backlog(stream: OutputFile, bytes_max: int) -> int:
+    """Jump over all but the last ``bytes_max`` unread bytes; returns the number of skipped lines."""
+    target = _size(stream.path) - bytes_max
     skipped = 0
     while stream.offset < target:
         data = _read(stream.path, stream.offset, min(READ_BYTES_MAX, target - stream.offset))

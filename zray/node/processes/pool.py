@@ -42,9 +42,9 @@ AHEAD_MAX = 8
 # that does not answer), more starts help nobody.
 HANGING_MAX = 64
 # How long a worker whose job is over may take to report its last task events.  An idle worker takes
-# a tenth of a millisecond; the pool does not wait for one that holds the interpreter in native
-# code.
-REPORT_S = 0.05
+# a tenth of a millisecond, on a busy machine up to a tenth of a second, and what it reports is what the
+# session keeps; the pool does not wait for one that holds the interpreter in native code.
+REPORT_S = 0.2
 # Environments under which no worker could start are remembered, so that their tasks fail instead of waiting for ever.
 BROKEN_KEPT_MAX = 100
 # After this pause such an environment is tried again when a task asks for it.
@@ -157,7 +157,7 @@ class WorkerPool:
         self._start_after = 0.0
         # kind -> (failures to start, or to survive its hook, in a row; the last error; when it is tried again)
         self._broken: dict[Kind, tuple[int, str, float]] = {}
-        self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed -> deadline
+        self.dismissed: dict[bytes, float] = {}  # workers that may report before they are killed -> deadline
         self.may_retire = may_retire  # for being idle
         self._is_over = is_over  # whether the driver of that job has ended: its idle workers serve few others, or none
 
@@ -275,12 +275,12 @@ class WorkerPool:
             return
         self._leave(worker, now)
         worker.reason = reason
-        self._dismissed[worker.incarnation] = now + REPORT_S
+        self.dismissed[worker.incarnation] = now + REPORT_S
         self._emit(Send(worker.incarnation, JobOver(worker.job)))
 
     def reported(self, incarnation: bytes) -> None:
         """The worker has reported; no effect when it was not dismissed."""
-        if self._dismissed.pop(incarnation, None) is not None:
+        if self.dismissed.pop(incarnation, None) is not None:
             self._emit(Kill(incarnation))
 
     def leaving(self, worker: WorkerRecord, now: float) -> None:
@@ -291,7 +291,7 @@ class WorkerPool:
              ) -> WorkerRecord | None:
         """Its process is gone (``equipping``: in its setup hook).  Returns its last record, or None when unknown."""
         worker = self.workers.pop(incarnation, None)
-        self._dismissed.pop(incarnation, None)
+        self.dismissed.pop(incarnation, None)
         if worker is None:
             return None
         self.starts.over(incarnation)
@@ -314,7 +314,7 @@ class WorkerPool:
 
     def tick(self, now: float) -> None:
         """Retire workers that were idle too long; start those that had to wait."""
-        for incarnation in [worker for worker, until in self._dismissed.items() if until <= now]:
+        for incarnation in [worker for worker, until in self.dismissed.items() if until <= now]:
             self.reported(incarnation)
         if self._start_after <= now:
             self._start_after = 0.0
@@ -342,7 +342,7 @@ class WorkerPool:
 
     def next_deadline(self) -> float | None:
         """When tick has something to do, or None."""
-        due = min(self._dismissed.values(), default=None)
+        due = min(self.dismissed.values(), default=None)
         is_excess = self._idle_count > self.keep
         first = min([next(iter(idle.values())).since for kind, idle in self._idle.items()
                      if is_excess or kind is not None and self._is_over(kind.job)], default=None)
@@ -534,4 +534,4 @@ class WorkerPool:
         for kind, count in self._starting_of.items():
             assert count == sum(worker.kind == kind for worker in coming)
         assert sum(self._starting_of.values()) == sum(w.kind is not None for w in coming)
-        assert all(self.workers[incarnation].state is State.EXITING for incarnation in self._dismissed)
+        assert all(self.workers[incarnation].state is State.EXITING for incarnation in self.dismissed)

@@ -15,19 +15,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from zray.base.config import DEFAULTS
+
 if TYPE_CHECKING:
     import logging
 
 NODE_LOG = "node.log"
 EARLY_EVENTS_MAX = 1000  # events that are kept before the file is open
-LOG_BYTES_MAX = 64 << 20  # of each log file of a session
 JOIN = re.compile(r"zray://[^\s'\"]+")
 
 
 class Journal:
     """The log of one node."""
 
-    def __init__(self, session_dir: str):
+    def __init__(self, session_dir: str, bytes_max: int = DEFAULTS.log_bytes_max):
+        self._bytes_max = bytes_max
         self.path = os.path.join(session_dir, "logs", NODE_LOG)
         self._logger: logging.Logger | None = None
         self._early: deque[tuple[float, str, BaseException | None]] = deque(maxlen=EARLY_EVENTS_MAX)
@@ -38,7 +40,7 @@ class Journal:
         from zray.node.running.log_file import open_log
 
         try:
-            self._logger = open_log(self.path, LOG_BYTES_MAX, take_output)
+            self._logger = open_log(self.path, self._bytes_max, take_output)
         except OSError:
             return  # a full disk must not stop a node from serving
         while self._early:

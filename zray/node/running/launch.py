@@ -304,7 +304,7 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
                                   "nor @FILE with one, nor the host:port of a node")
         named = sessions.read(address)
         if named is None or not named.alive():
-            raise ConnectionError(f"no zray node of this user runs in {address!r}")
+            raise ConnectionError(sessions.why_none(address))
         found = named
     return NodeHandle(_serving(found), child=False)
 
@@ -379,13 +379,17 @@ def _member_of(join: str) -> NodeSession:
 def stop_sessions(every: bool = False, session_dir: str = "") -> list[NodeSession]:
     """End this user's nodes: those that ``zray start`` made, or with ``every`` also those of init(); returns them.
 
-    Each is one process named by (pid, start time) in its own session directory, so no other process is touched.
+    ``session_dir`` names one node instead, wherever its directory is.  Each is one process named by (pid, start time)
+    in its own session directory, so no other process is touched.
     """
     signalled = []
-    for session in sessions.live_sessions():
-        named = bool(session_dir) and os.path.abspath(session_dir) == session.session_dir
-        wanted = named if session_dir else every or not session.shares_fate
-        if wanted and (pidfd := _send_sigterm(session)) is not None:
+    if session_dir:
+        named = sessions.read(os.path.abspath(session_dir))
+        wanted = [named] if named is not None and named.alive() else []
+    else:
+        wanted = [session for session in sessions.live_sessions() if every or not session.shares_fate]
+    for session in wanted:
+        if (pidfd := _send_sigterm(session)) is not None:
             signalled.append((session, pidfd))
     for session, pidfd in signalled:  # all at once: nodes of one cluster need not hand over to each other
         _await_end(session, pidfd, STOP_TIMEOUT_S)

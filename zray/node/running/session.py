@@ -7,8 +7,9 @@
             join                  0600: the join string of a node of a cluster
             leaving               touched while a node that leaves hands its objects over
             node.sock  w-*.sock  d-*.sock  logs/  spill/
+            state                 0600: rows of the state API, see zray.node.running.kept_state
 
-After the end of a session only logs/ stays, until it is too old or one of too many (settings logs_*).
+After the end of a session only logs/ and state stay, until they are too old or of one of too many (settings logs_*).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zray.base import os_linux
 from zray.base.addresses import is_here, is_loopback, is_wildcard
 from zray.node.processes import linux
 from zray.node.running import join_secret
-from zray.store.node.reaper import LOGS
+from zray.store.node.reaper import LOGS, STATE
 
 SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
 LONGEST_NAME = "w-0123456789abcdef.sock"
@@ -121,8 +122,8 @@ def remove(session_dir: str) -> None:
 
 
 def retire(session_dir: str) -> None:
-    """The session has ended: delete all but its logs, and a ``latest`` that names it."""
-    os_linux.strip(session_dir, LOGS)
+    """The session has ended: delete all but its logs and its state, and a ``latest`` that names it."""
+    os_linux.strip(session_dir, LOGS, STATE)
     _forget_latest(session_dir)
 
 
@@ -139,12 +140,12 @@ def ended_sessions() -> list[str]:
 
 
 def _has_ended(path: str) -> bool:
-    """Whether only logs are left, or its daemon was killed before it wrote owner.json."""
+    """Whether only logs and state are left, or its daemon was killed before it wrote owner.json."""
     names = set(os.listdir(path))
     if os.lstat(path).st_uid != os.getuid() or "owner.json" in names or "node.json" in names:
         return False
     is_old = time.time() - os.stat(path).st_mtime > MAKING_S_MAX
-    return names == {LOGS} or (LOGS in names or not names) and is_old
+    return bool(names) and names <= {LOGS, STATE} or (LOGS in names or not names) and is_old
 
 
 def sweep_logs(sessions_max: int, kept_s: float) -> None:
@@ -243,6 +244,33 @@ def read(session_dir: str) -> NodeSession | None:
             return NodeSession.from_json(file.read())
     except (OSError, ValueError, KeyError):
         return None
+
+
+def why_none(path: str) -> str:
+    """Why no node that we may ask runs in a directory, in one sentence."""
+    try:
+        found = os.stat(path)
+        names = set(os.listdir(path)) if found.st_uid == os.getuid() else set()
+    except OSError as error:
+        return f"the session directory {path!r} cannot be read: {error.strerror}"
+    if found.st_uid != os.getuid():
+        return (f"the session in {path!r} belongs to another user (uid {found.st_uid}, you are {os.getuid()}): only "
+                "that user can ask its node")
+    session = read(path)
+    if session is not None and not session.alive():
+        return (f"no zray node of this user runs in {path!r}: its process {session.pid} has ended without cleaning up "
+                f"(its logs: zray logs --address {path})")
+    if names == {LOGS, STATE}:
+        return (f"no zray node of this user runs in {path!r}: that session has ended (its rows: zray list tasks "
+                f"--session {os.path.basename(path)}; its logs: zray logs --address {path})")
+    if names == {LOGS}:
+        return (f"no zray node of this user runs in {path!r}: that session has ended, and only its logs are left "
+                f"(zray logs --address {path})")
+    if LOGS in names:
+        wrong = "its node.json cannot be read" if "node.json" in names else "it has no node.json"
+        return (f"no zray node of this user runs in {path!r} as far as can be seen: {wrong}, so a node is just "
+                "starting there, or it ended before it was up; try again, or see logs/node.log in it")
+    return f"no zray node of this user runs in {path!r}: that is no session directory"
 
 
 def live_sessions() -> list[NodeSession]:

@@ -17,6 +17,7 @@ from zray.store.segment import arena_name, control_name, process_identity, read_
 
 OWNER_FILE = "owner.json"
 LOGS = "logs"  # files of a session that stay, see zray.node.running.session
+STATE = "state"  # and what stays of its rows
 # A session without an identity is being made, unless it is older than this.
 UNNAMED_S = 60.0
 _NAME = re.compile(r"zray-(?P<session>.+)-(?P<kind>arena|control)")
@@ -93,7 +94,7 @@ def _sweep_directories(base_dir: str) -> list[str]:
         except (OSError, ValueError):
             continue  # not ours, or being made
         if isinstance(identity, dict) and is_dead(identity):
-            os_linux.strip(path, LOGS)
+            os_linux.strip(path, LOGS, STATE)
             removed.append(path)
     return removed
 

@@ -54,6 +54,7 @@ from zray.store.segment import (
 from zray.store.transfer.copies import NODE_ITSELF
 from zray.store.transfer.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.transfer.machine import TransferMachine
+from zray.store.transfer.pulls import Pull
 from zray.wire.messages import (
     StoreFree,
     StoreKeep,
@@ -145,6 +146,8 @@ class StoreService:
         self.clock = clock
         self.closed = False
         self.on_pressure: Callable[[], None] = lambda: None  # objects go to disk, or a request is refused
+        # (kind, bytes, began, now, node it came from, failure): an object was transferred, spilled or read back
+        self.on_moved: Callable[[str, int, float, float, bytes, str], None] = lambda *moved: None
         self._performing = False
         self.headers = Headers(memoryview(arena.map))
         self.table = StoreTable(self.headers, self.capacity, self._pinned, step_bytes=config.arena_step_bytes,
@@ -155,6 +158,7 @@ class StoreService:
         self.record_location = record_location
         self.find_location = find_location
         self.transfer = TransferMachine(self.table, self.headers, node, ends)
+        self.transfer.pulls.on_over = self._pulled
         self.slots: dict[bytes, tuple[int, Slot, int]] = {}  # incarnation -> (index, slot, pid)
         self._free_slots: list[int] = []
         self._slots_used = 0
@@ -386,15 +390,28 @@ class StoreService:
                         self._back(lambda error, now: table.room.returned(start, now)))
         elif type(effect) is SpillObject:
             self.on_pressure()
-            key, generation = effect.key, effect.generation
-            spiller.write(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes].toreadonly(),
-                          self._back(lambda error, now: table.spilled(key, generation, error, now)))
+            spiller.write(effect.key, self.headers.raw[effect.offset : effect.offset + effect.nbytes].toreadonly(),
+                          self._back(self._moving("spill", effect, table.spilled)))
         elif type(effect) is Load:
-            key, generation = effect.key, effect.generation
-            spiller.read(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes],
-                         self._back(lambda error, now: table.loaded(key, generation, error, now)))
+            spiller.read(effect.key, self.headers.raw[effect.offset : effect.offset + effect.nbytes],
+                         self._back(self._moving("restore", effect, table.loaded)))
         elif type(effect) is UnlinkFile:
             spiller.remove(effect.key)
+
+    def _moving(self, kind: str, effect: Any, then: Callable[[int, int, str, float], None]
+                ) -> Callable[[str, float], None]:
+        """What to do when the disk is done: report so to the table, and how long it took."""
+        began = self.clock()
+
+        def done(error: str, now: float) -> None:
+            self.on_moved(kind, effect.nbytes, began, now, b"", error)
+            then(effect.key, effect.generation, error, now)
+
+        return done
+
+    def _pulled(self, pull: Pull, now: float, failure: str) -> None:
+        if pull.began:
+            self.on_moved("transfer", pull.nbytes, pull.began, now, pull.source or pull.key.node, failure)
 
     def _back(self, event: Callable[[str, float], None]) -> Callable[[str], None]:
         """From a thread of the spiller to the daemon's loop."""
@@ -426,13 +443,22 @@ class StoreService:
         """Bytes of objects in memory, without a look at each: processes keep count of those in their extents."""
         return self.table.payload_bytes + sum(slot.marks[PAYLOAD_MARK] for _, slot, _ in self.slots.values())
 
-    def report(self) -> dict[str, Any]:
-        """Capacity, use, holders and objects, for ``zray memory`` and metrics."""
+    def usage(self) -> dict[str, Any]:
+        """Capacity, use, and the processes that hold objects."""
         usage = views.usage(self.table)
         usage["used"] = usage["reserved"] - usage["free"]
         usage["pids"] = {incarnation.hex(): pid for incarnation, (_, _, pid) in self.slots.items()}
+        return usage
+
+    def objects(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Every object of the node, with its holder; ``most``: stop when there are so many."""
+        return views.objects(self.table, most)
+
+    def report(self) -> dict[str, Any]:
+        """Capacity, use, holders and objects, for ``zray memory`` and metrics."""
+        usage = self.usage()
         usage["pinned"] = len(self._pinned())
-        usage["objects"] = views.objects(self.table)
+        usage["objects"] = self.objects()
         usage["transfers"] = self.transfer.usage()
         return usage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from zray.base.ids import short
@@ -79,11 +80,16 @@ def _largest(table: StoreTable) -> list[str]:
     return words
 
 
-def objects(table: StoreTable) -> list[dict[str, Any]]:
-    """Every object of the node, with its holder: the client whose extent it lies in, or the store."""
+def objects(table: StoreTable, most: int | None = None) -> list[dict[str, Any]]:
+    """Every object of the node, with its holder: the client whose extent it lies in, or the store.
+
+    ``most``: stop when there are so many.
+    """
     rows = [{"oid": stored.oid, "nbytes": stored.nbytes, "state": stored.phase.value, "holder": b"",
-             "copy": stored.foreign} for stored in table.names.values()]
+             "copy": stored.foreign} for stored in islice(table.names.values(), most)]
     for grant in table.room.grants.values():
+        if most is not None and len(rows) >= most:
+            break
         try:
             rows += [{"oid": block.oid, "nbytes": block.nbytes, "state": STATE_NAMES[block.state],
                       "holder": grant.client, "copy": False}

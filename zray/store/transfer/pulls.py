@@ -77,8 +77,8 @@ class PullState(Enum):
 class Pull:
     """One object on its way in; see the module's docstring for its states."""
 
-    __slots__ = ("absent", "again", "asked", "avoid", "bad", "candidates", "count", "cursor", "deadline", "finds",
-                 "from_source", "full", "give_up_at", "have", "keepers", "key", "nbytes", "number", "offset",
+    __slots__ = ("absent", "again", "asked", "avoid", "bad", "began", "candidates", "count", "cursor", "deadline",
+                 "finds", "from_source", "full", "give_up_at", "have", "keepers", "key", "nbytes", "number", "offset",
                  "received", "same_bad", "source", "state", "told_at", "unit", "waiters", "wanted", "wants")
 
     def __init__(self, key: ObjectKey, offset: int, nbytes: int, unit: int):
@@ -103,6 +103,7 @@ class Pull:
         self.from_source = 0
         self.deadline = inf  # of the next chunk; or when PAUSED ends
         # Of all attempts:
+        self.began = 0.0  # when it was asked for first
         self.bad = 0
         self.avoid: dict[bytes, None] = {}
         self.candidates: deque[bytes] = deque()
@@ -146,6 +147,7 @@ class Pulls:
         self.ended_nodes = ended_nodes
         self.ended_at: dict[bytes, float] = {}  # nodes that ended within RECORDED_S before the last end
         self.out = out
+        self.on_over: Callable[[Pull, float, str], None] = lambda pull, now, failure: None  # for the timeline
         self.pulls: dict[ObjectKey, Pull] = {}
         # Neither QUEUED nor OVER.  Other nodes may pull from those that have room.
         self.active: dict[ObjectKey, Pull] = serving.partial
@@ -268,6 +270,7 @@ class Pulls:
         pull.number = self._numbers
         self._by_number[pull.number] = pull
         pull.deadline = now + STALL_S
+        pull.began = pull.began or now
         have = pull.received if pull.key in self.serving.of else -1
         avoid = list(pull.avoid)[-AVOID_MAX:]
         message = PullObject(pull.number, *pull.key, pull.offset, self._ask(pull), have, avoid)
@@ -402,6 +405,7 @@ class Pulls:
     def _done(self, pull: Pull, index: int, now: float) -> None:
         place = self.copies.seal(pull.key, now)
         key = pull.key
+        self.on_over(pull, now, "")
         waiters, keepers = pull.waiters, pull.keepers
         self._over(pull)
         self.serving.arrived(key, index)  # from now on it is served as a whole
@@ -425,6 +429,7 @@ class Pulls:
         if pull.state is PullState.OVER:
             return
         key, waiters, keepers = pull.key, pull.waiters, pull.keepers
+        self.on_over(pull, now, why)
         self._over(pull)
         self.copies.abandon(key, why, now)
         self.counts["failed"] += 1

@@ -84,9 +84,14 @@ class ProcessGone(Message):
 
 @message(169)
 class Goodbye(Message):
-    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye."""
+    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye.
+
+    ``rows``: what only the driver knows at its end, by the question ("tasks", "objects"): [rows, total] as in
+    ProcessAnswer.
+    """
 
     reason: str
+    rows: dict = {}
 
 
 @message(170)
@@ -139,11 +144,13 @@ class ProcessAnswer(Message):
 class TaskFailures(Message):
     """Owner -> node: attempts that failed, by the decision of their owner: [[attempt's row], ...], and those left out.
 
-    A row has the fields of an event, see zray.node.jobs.task_events.
+    A row has the fields of an event, see zray.node.jobs.task_events.  ``stories``: what only the owner knows of tasks
+    that took long, see zray.owner.stories.
     """
 
     rows: list
     dropped: int
+    stories: list = []
 
 
 @message(175)
@@ -162,3 +169,12 @@ class ResumeReport(Message):
     """
 
     counts: dict
+
+
+@message(184)
+class SpanReport(Message):
+    """Core process -> node, with ``timeline_details``: ``[kind, name, start s, end s, [task, ...]]`` of submissions,
+    gets and collections, see zray.node.jobs.spans; and how many were left out."""
+
+    rows: list
+    dropped: int

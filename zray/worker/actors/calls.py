@@ -78,12 +78,16 @@ class ActorHost:
             construct = self._restore if self.spec.get("checkpoints") else self._construct
             if executor.recorder is not None:
                 construct = executor.recorder.around_constructor(construct, self.spec, self.life)
+            if executor.tracing is not None:
+                construct = executor.tracing.around_constructor(construct, self.spec)
             self.instance = construct(cls, task)
             self._choose_mode()
         except (SystemExit, AsyncioActorExit) as raised:
             self.end_by(raised, name)
             return False
         except BaseException as raised:
+            if executor.debugger.post_mortem_s:
+                raised = executor.debugger.after(raised, task, name, executor.interrupts)
             error = self._constructor_error(raised, name)
             message = text_of(error) or str(raised)
         executor.events.add(task, name, started_ns, [FAILED, "task_error", error] if error else True)

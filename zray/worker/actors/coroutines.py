@@ -40,6 +40,8 @@ class Coroutines:
         self.loop = new_event_loop(executor.loop, self._round)
         recorder = executor.recorder
         self._result_of = self._result if recorder is None else recorder.around_coroutine(self._result)
+        if executor.tracing is not None:
+            self._result_of = executor.tracing.around_coroutine(self._result_of)
         self._done: asyncio.Event | None = None
         self._awake = False
         self._answered = False  # since the last round

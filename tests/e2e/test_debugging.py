@@ -81,6 +81,7 @@ def a_whole_session(driver, script):
     terminal.wait("42")
     terminal.wait(f"({stop}) ")
     terminal.interrupt("Ctrl-D leaves it waiting")  # Ctrl-C drops a line, and nothing else
+    terminal.wait(f"({stop}) ")  # before that, the terminal itself would take Ctrl-D
     terminal.type("\x04")
     assert "Left it waiting" in terminal.end()
     assert driver.poll() is None

@@ -51,6 +51,8 @@ def _watch(address: str, interval_s: float) -> str:
     from rich.live import Live
     from rich.text import Text
 
+    for name in ("COLUMNS", "LINES"):  # as a parent has set them; the window may change
+        os.environ.pop(name, None)
     usages = Usages()
     with asking(address, must_run=True) as client:
         where = described_at(client)

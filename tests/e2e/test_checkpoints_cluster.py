@@ -18,10 +18,13 @@ X = {"num_cpus": 1, "resources": {"x": 2}}
 NEEDS_X = {"num_cpus": 0, "resources": {"x": 0.5}}
 
 
-def newest_start(session_dir):
-    """The number of calls in the newest whole checkpoint there; 0 for none."""
-    found = os.listdir(os.path.join(session_dir, CHECKPOINT_FOLDER))
-    return max((int(name.rpartition("-")[2]) for name in found if not name.endswith(PARTIAL)), default=0)
+def stored_start(session_dir):
+    """The number of calls in the checkpoint there that the next life begins with: its home has removed the older ones.
+
+    0 while there are several, or none.
+    """
+    found = [name for name in os.listdir(os.path.join(session_dir, CHECKPOINT_FOLDER)) if not name.endswith(PARTIAL)]
+    return int(found[0].rpartition("-")[2]) if len(found) == 1 else 0
 
 
 def home_of(actor, cluster):
@@ -81,7 +84,7 @@ def test_a_detached_actor_keeps_its_state_when_its_home_dies_and_when_its_proces
     ray.init(address=first.session_dir, namespace="test")
     found = ray.get_actor("kept")
     assert ray.get(found.add.remote(25)) == 26
-    until(lambda: newest_start(place.session_dir) >= 26)
+    until(lambda: stored_start(place.session_dir) >= 26)
     kill(found)
     assert ray.get(found.all.remote()) == list(range(26))
     ray.kill(found)

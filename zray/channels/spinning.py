@@ -6,7 +6,8 @@ process that it waits for.  So a wait spins only while waits like it have lately
     after a hit                             spin, as long as then
     after a block that was short            spin, for SHORT_BLOCKS times spin_s
     after MISSES_MAX misses                 block at once; one wait in PROBE_EVERY spins, to look again
-    after a yield that took long            other processes want the cores: block at once for BUSY_WAITS waits
+    after a yield that took long            other processes want the cores: block at once for BUSY_WAITS waits, and for
+                                            twice as many each time until a spin is a hit, at most BUSY_WAITS_MAX
 
 A short block counts, because two processes that wake each other from blocks would else never begin to spin: each waits
 for the wake-up of the other.  For the same reason that spin lasts longer than a wake-up and the work of one call.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 MISSES_MAX = 3
 PROBE_EVERY = 16
-BUSY_WAITS = 256
+BUSY_WAITS, BUSY_WAITS_MAX = 8, 512
 LONG_YIELD_S = 200e-6  # a yield to nobody takes half a microsecond
 SHORT_BLOCKS = 3  # a block is short within so many spins: two wake-ups, and two processes whose caches are cold
 
@@ -30,6 +31,7 @@ class SpinBudget:
         self._misses = 0
         self._waits = 0  # since the last spin
         self._busy = 0  # waits that are left without a spin
+        self._busy_next = BUSY_WAITS  # after the next long yield
 
     def allowed_s(self) -> float:
         """How long the wait that begins now may spin."""
@@ -47,6 +49,7 @@ class SpinBudget:
     def hit(self) -> None:
         """A spin has ended with what was waited for."""
         self._misses = 0
+        self._busy_next = BUSY_WAITS
 
     def missed(self) -> None:
         """A spin has ended without."""
@@ -63,5 +66,6 @@ class SpinBudget:
         """A yield in a spin took so long; True when the spin must end."""
         if seconds < LONG_YIELD_S:
             return False
-        self._busy = BUSY_WAITS
+        self._busy = self._busy_next
+        self._busy_next = min(BUSY_WAITS_MAX, 2 * self._busy_next)
         return True

@@ -57,6 +57,7 @@ class Polling:
         self.wake()
 
     def _close_pollers(self) -> None:
+        self._ring_wait.close()
         for poller in self._pollers:
             poller.close()
         os.close(self._wake_fd)

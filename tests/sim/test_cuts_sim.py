@@ -6,21 +6,13 @@ from typing import Any
 
 import pytest
 
+from tests.sim.quiet_driver import Quiet
 from zray.owner.deaths import WITHOUT_NOTICE_S
 from zray.sim import cluster as cluster_module, leftovers
 from zray.sim.cluster import SimCluster
-from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.node import MEMORY_BYTES, SimNode
 from zray.sim.plan import CLUSTER_FAULTS_S, Plan
-
-
-class Quiet(SimDriver):
-    """A driver that does what the test tells it to."""
-
-    def _main(self):
-        self.finished = True
-        yield from ()
 
 
 def quiet(seed: int, nodes: int, drivers: int = 0, **more: Any) -> SimCluster:

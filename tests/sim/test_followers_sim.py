@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from fuzz.sim_cluster import run
+from tests.sim.quiet_driver import Quiet
 from zray.owner.followers import Followers
 from zray.sim import cluster as cluster_module, programs, worker as worker_module
 from zray.sim.cluster import SimCluster
-from zray.sim.driver import SimDriver
 from zray.sim.failure import Violation
 from zray.sim.network import Faults
 from zray.sim.plan import Plan
@@ -21,14 +21,6 @@ LINKS = 8
 STEP_S = 0.0001  # a third of a link's run time
 LINK_S = 0.0003
 CHAINS = Plan(drivers=2, cpus=2, steps=10, chains=True, cancels=True, kills=3, stored=True, faults_s=0.6)
-
-
-class Quiet(SimDriver):
-    """A driver that does what the test tells it to."""
-
-    def _main(self):
-        self.finished = True
-        yield from ()
 
 
 @pytest.fixture

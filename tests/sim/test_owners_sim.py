@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.sim.quiet_driver import Quiet
 from zray.base.causes import Cause
 from zray.core.waits.why import explain_record
 from zray.sim import cluster as cluster_module, leftovers
@@ -17,14 +17,6 @@ from zray.sim.plan import CLUSTER_FAULTS_S, Plan
 from zray.wire import messages as m
 
 STORED = [x for x in range(200) if x % 16 and (17 * 1_000_003 + x) % (1 << 40) % 4 == 1]  # salts of results in a store
-
-
-class Quiet(SimDriver):
-    """A driver that does what the test tells it to."""
-
-    def _main(self) -> Iterator[Any]:
-        self.finished = True
-        yield from ()
 
 
 @pytest.fixture

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sim.quiet_driver import Quiet
 from zray.sim import cluster as cluster_module
 from zray.sim.cluster import SimCluster
-from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.plan import Plan
 from zray.sim.worker import SimWorker
 from zray.wire.messages import FAILED
 
 SLEEP_S = 0.05
-
-
-class Quiet(SimDriver):
-    """A driver that does what the test tells it to."""
-
-    def _main(self):
-        self.finished = True
-        yield from ()
 
 
 @pytest.fixture

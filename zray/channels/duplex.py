@@ -1,8 +1,8 @@
 """Two rings between two processes of one node, and a socket that wakes and tells of the other's end.
 
-    offering side                                   other side
-    DuplexOffer(path)            -- path, by a frame -->  connect(path) -> DuplexAnswer
-    DuplexOffer.accept() -> Duplex  -- memory ---------->  DuplexAnswer.receive() -> Duplex
+    offering side                                          other side
+    DuplexOffer(path)               -- path, by a frame -->  DuplexAnswer(path)
+    DuplexOffer.accept() -> Duplex  -- memory ------------>  DuplexAnswer.receive() -> Duplex
 
 The memory has no name (memfd): it goes with the two processes, however they end.  The path is removed when the other
 side has connected.  The memory is sealed, so that nobody can shrink it under a reader (SIGBUS).
@@ -10,7 +10,6 @@ side has connected.  The memory is sealed, so that nobody can shrink it under a 
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import mmap
@@ -24,7 +23,6 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _HEAD = struct.Struct("<4sI")  # magic, generation
 _MAGIC = b"zrd1"
 _KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-_FD_BYTES = array.array("i").itemsize
 
 
 class Refused(Exception):
